@@ -1,0 +1,167 @@
+"""Jobs: submit, get, list, cancel. What runs them is emulator/jobs.py."""
+
+from starlette.responses import Response
+
+from ..jobs import FINAL, artifact_location
+from ..mlflow_runs import start_run
+from ..store import Json, Resource
+from .errors import ArmError, bad_request
+from .routing import WORKSPACE, Call, page, route, short_id, show
+
+# Azure refuses any other change of a job that exists.
+MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
+MODES = {
+    "uri_file": "ReadOnlyMount",
+    "uri_folder": "ReadOnlyMount",
+    "mltable": "ReadOnlyMount",
+    "mlflow_model": "ReadOnlyMount",
+}
+
+
+def _job(call: Call) -> Resource:
+    job = call.control.store.get(call.id("jobs/{name}"))
+    if job is None:
+        raise ArmError(404, "UserError", f"Not found: job {call.params['name']} does not exist.", "NotFoundError")
+    return job
+
+
+@route("GET", WORKSPACE + "/jobs/{name}")
+async def get_job(call: Call) -> Response:
+    return show(call, _job(call))
+
+
+@route("GET", WORKSPACE + "/jobs")
+async def list_jobs(call: Call) -> Response:
+    return page(call, list(call.control.store.children(call.id("jobs"), newest_first=True)))
+
+
+@route("PUT", WORKSPACE + "/jobs/{name}")
+async def put_job(call: Call) -> Response:
+    properties = {key: value for key, value in call.properties.items() if value is not None}
+    existing = call.control.store.get(call.id("jobs/{name}"))
+    if existing is not None:
+        return _update(call, existing, properties)
+    if properties.get("jobType") != "Command":
+        raise bad_request(
+            f"jobType '{properties.get('jobType')}' is not modelled by the local Azure; it runs Command jobs."
+        )
+    for needed in ("command", "environmentId"):
+        if not properties.get(needed):
+            raise bad_request(f"A command job needs '{needed}'.")
+    _must_exist(call, properties.get("computeId"), "compute")
+    _must_exist(call, properties["environmentId"], "environment")
+    if properties.get("codeId"):
+        _must_exist(call, properties["codeId"], "code")
+    body = {"properties": _normalised(call, properties)}
+    mlflow_url = call.control.urls["mlflow"]
+    run, experiment = await start_run(mlflow_url, body["properties"]["experimentName"], call.params["name"])
+    # The SDK appends "&tid=…" to what it shows as the studio's URL, so a query must have begun.
+    page_url = f"{mlflow_url}/#/experiments/{experiment}/runs/{run}?workspace={call.params['workspace']}"
+    body["properties"]["services"]["Studio"]["endpoint"] = page_url
+    job = call.control.store.put(call.id("jobs/{name}"), body, {"mlflow_run": run})
+    call.control.jobs.submit(job.id)
+    return show(call, job, 201)
+
+
+def _must_exist(call: Call, id: str | None, kind: str) -> None:
+    if not id or call.control.store.get(id) is None:
+        raise bad_request(
+            f"The {kind} '{short_id(id or '')}' does not exist in this workspace.",
+            "NotFound",
+        )
+
+
+def _normalised(call: Call, properties: Json) -> Json:
+    """What the service makes of a submitted job; clients rely on these additions."""
+    name = call.params["name"]
+    inputs: Json = {}
+    for key, value in (properties.get("inputs") or {}).items():
+        mode = MODES.get(value.get("jobInputType", ""))
+        inputs[key] = {**value, "mode": value.get("mode") or mode} if mode else value
+    outputs: Json = {
+        "default": {
+            "jobOutputType": "uri_folder",
+            "mode": "ReadWriteMount",
+            "uri": f"azureml://datastores/workspaceartifactstore/ExperimentRun/dcid.{name}",
+        }
+    }
+    for key, value in (properties.get("outputs") or {}).items():
+        uri = value.get("uri") or f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/{key}/"
+        outputs[key] = {**value, "mode": value.get("mode") or "ReadWriteMount", "uri": uri}
+    return {
+        "description": None,
+        "displayName": name,
+        "experimentName": "Default",
+        "isArchived": False,
+        "tags": {},
+        "properties": {},
+        "environmentVariables": {},
+        **properties,
+        "resources": {"instanceCount": 1, **(properties.get("resources") or {})},
+        "inputs": inputs,
+        "outputs": outputs,
+        "status": "NotStarted",
+        "services": {
+            "Tracking": {
+                "jobServiceType": "Tracking",
+                "endpoint": call.control.urls["mlflow"],
+                "status": None,
+            },
+            "Studio": {"jobServiceType": "Studio", "endpoint": call.control.urls["mlflow"], "status": None},
+        },
+    }
+
+
+def _update(call: Call, job: Resource, properties: Json) -> Response:
+    """Apply what may change. Anything else is refused as the service refuses it."""
+    current = job.properties
+    for key, value in properties.items():
+        if key in MUTABLE or key in ("jobType", "status", "services"):
+            continue
+        if key in ("inputs", "outputs"):
+            same = set(value) <= set(current.get(key) or {})
+        elif key == "resources":
+            same = value.items() <= current["resources"].items()
+        else:
+            same = value == current.get(key)
+        if not same:
+            raise ArmError(
+                400,
+                "UserError",
+                "A job with this name already exists. If you are trying to create a new job, use a different name. If"
+                f" you are trying to update an existing job, the job's {key} cannot be changed. Only description, tags,"
+                " displayName, properties, and isArchived can be updated.",
+                "JobPropertyImmutable",
+            )
+    current.update({key: value for key, value in properties.items() if key in MUTABLE})
+    return show(call, call.control.store.save(job))
+
+
+@route("POST", WORKSPACE + "/jobs/{name}/cancel")
+async def cancel_job(call: Call) -> Response:
+    job = _job(call)
+    if job.properties["status"] in FINAL:
+        raise bad_request(f"Job {job.name} has ended already: {job.properties['status']}.", "JobInTerminalState")
+    await call.control.jobs.cancel(job.id)
+    return Response(status_code=202, headers=call.control.operations.done(job.id))
+
+
+@route("GET", "/history/v1.0" + WORKSPACE + "/runs/{name}/details")
+async def run_details(call: Call) -> Response:
+    """What `jobs.stream` polls: status, error and links to the log files."""
+    from starlette.responses import JSONResponse
+
+    job = _job(call)
+    logs = {}
+    if job.internal.get("log"):
+        location = artifact_location(job.name, "user_logs/std_log.txt")
+        logs["user_logs/std_log.txt"] = call.control.storage.read_sas(location)
+    answer: Json = {
+        "runId": job.name,
+        "status": job.properties["status"],
+        "logFiles": logs,
+        "properties": job.properties["properties"],
+    }
+    if message := job.internal.get("error"):
+        answer["error"] = {"error": {"code": "UserError", "message": message}}
+    return JSONResponse(answer)

@@ -1,0 +1,197 @@
+"""What to run and where: emulator.yaml, the state folder, the chosen ports, the secrets of this checkout."""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import yaml
+
+HOST = "127.0.0.1"
+# Azurite accepts no other account unless told so; name and key are published in its documentation.
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+# The usual port of each part; another one is taken when it is in use.
+USUAL_PORTS = {
+    "blob": 10000,
+    "queue": 10001,
+    "table": 10002,
+    "arm": 8443,
+    "identity": 8081,
+    "mlflow": 5050,
+    "functions": 7071,
+}
+Part = Literal["blob", "queue", "table", "arm", "identity", "mlflow", "functions"]
+
+
+class ConfigError(ValueError):
+    """emulator.yaml or the state folder cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class EventSubscription:
+    """Which events of a topic (``storage`` or ``workspace``) go to which function."""
+
+    name: str
+    topic: Literal["storage", "workspace"]
+    function: str
+    event_types: list[str]
+    subject_begins_with: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A row of the image table: images that match ``match`` (shell pattern) run in the environment ``python``."""
+
+    match: str
+    python: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """The resources of emulator.yaml. Paths are relative to ``root``, the file's folder."""
+
+    root: Path
+    subscription: str
+    tenant: str
+    resource_group: str
+    workspace: str
+    location: str
+    containers: list[str] = field(default_factory=list)
+    queues: list[str] = field(default_factory=list)
+    event_subscriptions: list[EventSubscription] = field(default_factory=list)
+    functions_app: str = ""
+    app_settings: dict[str, str] = field(default_factory=dict)
+    api_keys: dict[str, str] = field(default_factory=dict)
+    images: list[Image] = field(default_factory=list)
+    mlflow_python: str = ""
+    scoring_uri_as: str = ""
+
+    @property
+    def workspace_id(self) -> str:
+        return (
+            f"/subscriptions/{self.subscription}/resourceGroups/{self.resource_group}"
+            f"/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+        )
+
+
+def load_project(path: Path) -> Project:
+    """Read emulator.yaml. Raises ConfigError for a missing file, bad YAML, or a key it does not know."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; run this in the project's folder or pass --project.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    try:
+        raw["event_subscriptions"] = [EventSubscription(**row) for row in raw.get("event_subscriptions", [])]
+        raw["images"] = [Image(**row) for row in raw.get("images", [])]
+        return Project(root=path.resolve().parent, **raw)
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}.") from None
+
+
+@dataclass
+class State:
+    """Ports, secrets and process ids of one checkout's local Azure; the file is readable by its owner only."""
+
+    ports: dict[str, int]
+    identity_header: str
+    functions_keys: dict[str, Any]
+    api_keys: dict[str, str]
+    principal_id: str
+    supervisor: dict[str, float] | None = None
+    processes: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Home:
+    """The state folder: everything that the local Azure writes lies under it and can be deleted with it."""
+
+    def __init__(self, project: Project, path: Path | None = None) -> None:
+        self.project = project
+        self.path = (path or Path(os.environ.get("EMULATOR_HOME") or project.root / ".emulator")).resolve()
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.logs = self.folder("logs")
+
+    def folder(self, *names: str) -> Path:
+        path = self.path.joinpath(*names)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def database(self) -> Path:
+        return self.path / "resources.db"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "state.json"
+
+    def load(self) -> State | None:
+        """The saved state, or None before the first start. Raises ConfigError when the file is damaged."""
+        try:
+            return State(**json.loads(self.state_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{self.state_file} is damaged ({error}); stop the local Azure's processes and delete {self.path}."
+            ) from None
+
+    def save(self, state: State) -> None:
+        new = self.state_file.with_suffix(".new")
+        with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(asdict(state), file, indent=1)
+        new.replace(self.state_file)
+
+    def prepare(self) -> State:
+        """The state to start with: saved secrets, and the saved ports where they are still free."""
+        saved = self.load()
+        state = saved or State(
+            ports={},
+            identity_header=secrets.token_urlsafe(24),
+            functions_keys={
+                "masterKey": secrets.token_urlsafe(24),
+                "functionKeys": {"default": secrets.token_urlsafe(24)},
+                "systemKeys": {"eventgrid_extension": secrets.token_urlsafe(24)},
+            },
+            api_keys={},
+            principal_id=str(uuid4()),
+        )
+        for name in self.project.api_keys.values():
+            state.api_keys.setdefault(name, "sk-local-" + secrets.token_urlsafe(24))
+        taken: set[int] = set()
+        for part, usual in USUAL_PORTS.items():
+            state.ports[part] = free_port(state.ports.get(part, usual), taken)
+            taken.add(state.ports[part])
+        state.supervisor, state.processes = None, {}
+        self.save(state)
+        (self.path / "functions-keys.json").write_text(json.dumps(state.functions_keys), encoding="utf-8")
+        return state
+
+
+def free_port(wanted: int, taken: set[int] | None = None) -> int:
+    """``wanted`` when nothing listens there, else a free port that the system picks."""
+    for port in (wanted, *([0] * 20)):
+        with contextlib.closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            chosen: int = probe.getsockname()[1]
+        if chosen not in (taken or set()):
+            return chosen
+    raise ConfigError("No free port on 127.0.0.1.")
+
+
+def hashed_api_key(key: str) -> str:
+    """The app setting that lets ``key`` in: ``name:salt:sha256(salt + key)``, as docs/chat.md describes it."""
+    salt = sha256(b"salt" + key.encode()).hexdigest()[:16]
+    return f"local:{salt}:{sha256((salt + key).encode()).hexdigest()}"

@@ -1,0 +1,232 @@
+"""The control process: Resource Manager, the endpoints' data plane, identity and Event Grid in one event loop.
+
+Run as: python -m emulator.control (the supervisor does)
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from azure.core.exceptions import ResourceExistsError
+from azure.storage.blob.aio import BlobServiceClient
+from azure.storage.queue.aio import QueueServiceClient
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from . import eventgrid
+from .arm import assets, endpoints, platform, routing  # noqa: F401 - importing registers their routes
+from .arm import jobs as job_routes  # noqa: F401
+from .blob_events import BlobWatcher
+from .config import ACCOUNT_KEY, HOST, Home, State, load_project
+from .deployments import Deployments
+from .environment import urls
+from .identity import Authority, identity_app
+from .inference import Inference
+from .jobs import Jobs
+from .operations import Operations
+from .storage import DATASTORES, Location, Storage, UriError
+from .store import Resource, Store
+
+log = logging.getLogger("emulator.control")
+
+
+class Control:
+    """Everything behind the control plane's routes."""
+
+    def __init__(self, home: Home, state: State, event_copies: int = 1) -> None:
+        self.home = home
+        self.state = state
+        self.urls = urls(state)
+        self.store = Store(home.database)
+        self.authority = Authority(home.path, home.project.tenant, state.principal_id)
+        self.storage = Storage(self.urls["blob"])
+        self.operations = Operations(self)
+        self.jobs = Jobs(self)
+        self.deployments = Deployments(self)
+        self.inference = Inference(self)
+        self.events = eventgrid.EventGrid(home.path / "events.db", copies=event_copies)
+        self.ready = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    def locate(self, uri: str) -> Location:
+        """The blobs behind any URI that a client may give, those of a job's outputs included. Raises UriError."""
+        if uri.startswith("azureml://") and "/jobs/" in uri.replace("azureml://jobs/", "azureml:///jobs/"):
+            name, _, rest = uri.split("jobs/", 1)[1].partition("/outputs/")
+            output, _, path = rest.partition("/")
+            job = self.store.get(f"{self.home.project.workspace_id}/jobs/{name}")
+            if job is None or output not in job.properties["outputs"]:
+                raise UriError(f"'{uri}': there is no job {name} with an output {output}.")
+            base = self.storage.locate(job.properties["outputs"][output]["uri"])
+            return base.join(path.removeprefix("paths/").strip("/")) if path.strip("/") else base
+        return self.storage.locate(uri)
+
+    def publish_run_status(self, job: Resource) -> None:
+        """Tell Event Grid of a job's new status, in the background: the job does not wait for its listeners."""
+        status = str(job.properties["status"])
+        project = self.home.project
+        known = {
+            "topic": project.workspace_id,
+            "experiment_id": job.properties["experimentName"],
+            "experiment_name": job.properties["experimentName"],
+            "run_id": job.name,
+            "run_tags": job.properties.get("tags") or {},
+        }
+        events = [eventgrid.run_status_changed(status=status, **known)]
+        if status == "Completed":
+            events.append(eventgrid.run_completed(**known))
+        task = asyncio.create_task(self.events.publish("workspace", events))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def prepare(self) -> None:
+        """Put in place what infra/ would: workspace, datastores, containers, queues, event subscriptions."""
+        platform.create_platform(self)
+        for name in [*self.home.project.containers, *DATASTORES.values()]:
+            await self.storage.ensure_container(name)
+        async with QueueServiceClient(self.urls["queue"], credential=ACCOUNT_KEY) as queues:
+            for name in self.home.project.queues:
+                with contextlib.suppress(ResourceExistsError):
+                    await queues.create_queue(name)
+        self.operations.fail_unfinished()
+        self.jobs.resume()
+        self.deployments.resume()
+
+    async def subscribe(self) -> None:
+        """Create the event subscriptions; each waits for its webhook's answer, so the host may start later."""
+        code = self.state.functions_keys["systemKeys"]["eventgrid_extension"]
+        for row in self.home.project.event_subscriptions:
+            await self.events.subscribe(
+                row.name,
+                row.topic,
+                f"{self.urls['functions']}/runtime/webhooks/eventgrid?functionName={row.function}&code={code}",
+                row.event_types,
+                subject_begins_with=row.subject_begins_with,
+            )
+        self.events.forget_others({row.name for row in self.home.project.event_subscriptions})
+
+    async def close(self) -> None:
+        await self.jobs.close()
+        await self.deployments.close()
+        await self.inference.close()
+        await self.events.close()
+        await self.storage.close()
+        self.store.close()
+
+
+def control_app(control: Control) -> Starlette:
+    """The TLS side: ``/metadata``, ``/inference`` and everything of Resource Manager."""
+
+    async def metadata(_: Request) -> Response:
+        return JSONResponse(platform.cloud_metadata(control.urls["arm"]))
+
+    async def discovery(_: Request) -> Response:
+        return JSONResponse(platform.discovery(control.urls["arm"]))
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"ready": control.ready}, 200 if control.ready else 503)
+
+    async def resource_manager(request: Request) -> Response:
+        return await routing.dispatch(control, request)
+
+    methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
+    return Starlette(
+        routes=[
+            Route("/metadata/endpoints", metadata),
+            Route("/discovery", discovery),
+            Route("/_emulator/health", health),
+            Route("/inference/{endpoint}/{path:path}", control.inference.answer, methods=methods),
+            Route("/{path:path}", resource_manager, methods=methods),
+        ]
+    )
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server beside others in one loop: the signals belong to ``main``."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: Starlette, port: int, certificates: Path | None = None) -> Server:
+    config = uvicorn.Config(
+        app,
+        host=HOST,
+        port=port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=3,
+        ssl_certfile=str(certificates / "server.pem") if certificates else None,
+        ssl_keyfile=str(certificates / "server.key") if certificates else None,
+    )
+    return Server(config)
+
+
+async def serve(home: Home, state: State, event_copies: int = 1) -> None:
+    """Run until SIGTERM or SIGINT."""
+    control = Control(home, state, event_copies)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    servers = [
+        _server(identity_app(control.authority, state.identity_header), state.ports["identity"]),
+        _server(control_app(control), state.ports["arm"], home.path / "certificates"),
+    ]
+    tasks = [asyncio.create_task(server.serve()) for server in servers]
+    await control.prepare()
+    watcher = BlobWatcher(
+        lambda: BlobServiceClient(control.urls["blob"], credential=ACCOUNT_KEY),
+        containers=["datasets"],
+        publish=lambda events: control.events.publish("storage", events),
+        state=home.path / "blobs.db",
+        log_path=home.logs / "azurite.log",
+    )
+    tasks.append(asyncio.create_task(_start_events(control, watcher)))
+    # A handshake that is refused, or a watcher that fails, must be seen: the supervisor starts this process again.
+    failed = asyncio.ensure_future(tasks[-1])
+    failed.add_done_callback(lambda _: stopping.set())
+    await stopping.wait()
+    broken = failed.done() and not failed.cancelled() and failed.exception()
+    if broken:
+        log.error("events failed: %s", broken)
+    await control.close()
+    for server in servers:
+        server.should_exit = True
+    failed.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    if broken:
+        raise SystemExit(1)
+
+
+async def _start_events(control: Control, watcher: BlobWatcher) -> None:
+    await control.subscribe()
+    control.ready = True
+    await watcher.run()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--project", type=Path, required=True, help="the path of emulator.yaml")
+    parser.add_argument("--home", type=Path, required=True, help="the state folder")
+    parser.add_argument("--event-copies", type=int, default=1, help="deliver each event so often (for tests)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("azure").setLevel(logging.WARNING)
+    home = Home(load_project(arguments.project), arguments.home)
+    state = home.load()
+    if state is None:
+        raise SystemExit("The local Azure has no state yet; start it with `python -m emulator up`.")
+    asyncio.run(serve(home, state, arguments.event_copies))
+
+
+if __name__ == "__main__":
+    main()

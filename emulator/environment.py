@@ -1,0 +1,89 @@
+"""The environment variables by which the public SDKs, and this project's app, find the local Azure."""
+
+from pathlib import Path
+
+from .config import ACCOUNT, HOST, Home, State, hashed_api_key
+from .store import Store
+
+
+def urls(state: State) -> dict[str, str]:
+    """Where each part listens. TLS parts are reached as ``localhost``: requests checks that name in the certificate."""
+    ports = state.ports
+    return {
+        "blob": f"https://{HOST}:{ports['blob']}/{ACCOUNT}",
+        "queue": f"https://{HOST}:{ports['queue']}/{ACCOUNT}",
+        "arm": f"https://localhost:{ports['arm']}",
+        "identity": f"http://{HOST}:{ports['identity']}",
+        "mlflow": f"http://{HOST}:{ports['mlflow']}",
+        "functions": f"http://{HOST}:{ports['functions']}",
+    }
+
+
+def ca_bundle(home: Home) -> Path:
+    """The certificates to trust: the usual ones and this checkout's own authority."""
+    return home.path / "certificates" / "bundle.pem"
+
+
+def sdk_environment(home: Home, state: State) -> dict[str, str]:
+    """What azure-identity, azure-ai-ml, azure-storage and mlflow need to talk to the local Azure instead."""
+    where = urls(state)
+    bundle = str(ca_bundle(home))
+    project = home.project
+    return {
+        "IDENTITY_ENDPOINT": f"{where['identity']}/msi/token",
+        "IDENTITY_HEADER": state.identity_header,
+        # The first credentials of DefaultAzureCredential's chain would only cost time here.
+        "AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential",
+        "ARM_CLOUD_METADATA_URL": f"{where['arm']}/metadata/endpoints?api-version=2019-05-01",
+        "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{where['arm']}/",
+        "REQUESTS_CA_BUNDLE": bundle,
+        "SSL_CERT_FILE": bundle,
+        "AZURE_SUBSCRIPTION_ID": project.subscription,
+        "AZURE_RESOURCE_GROUP": project.resource_group,
+        "AZURE_ML_WORKSPACE": project.workspace,
+        "Storage__blobServiceUri": where["blob"],
+        "Storage__queueServiceUri": where["queue"],
+        "MLFLOW_TRACKING_URI": where["mlflow"],
+    }
+
+
+def app_environment(home: Home, state: State) -> dict[str, str]:
+    """The function app's settings: the SDKs' variables, emulator.yaml's app_settings and the hashes of the API keys."""
+    return {
+        **sdk_environment(home, state),
+        "AzureWebJobsStorage__blobServiceUri": urls(state)["blob"],
+        "AzureWebJobsStorage__queueServiceUri": urls(state)["queue"],
+        "FUNCTIONS_WORKER_RUNTIME": "python",
+        "PYTHON_ENABLE_INIT_INDEXING": "1",
+        **home.project.app_settings,
+        **{setting: hashed_api_key(state.api_keys[name]) for setting, name in home.project.api_keys.items()},
+    }
+
+
+def shell_environment(home: Home, state: State) -> dict[str, str]:
+    """What ``python -m emulator env`` prints: the SDKs' variables, the app's base URL and the keys in clear."""
+    name, scoring_uri = home.project.scoring_uri_as, newest_scoring_uri(home, state)
+    return {
+        **sdk_environment(home, state),
+        **({name: scoring_uri} if name and scoring_uri else {}),
+        "APP_BASE_URL": urls(state)["functions"],
+        **{name: state.api_keys[name] for name in home.project.api_keys.values()},
+    }
+
+
+def newest_scoring_uri(home: Home, state: State) -> str:
+    """Where the endpoint created last takes requests, by its container's scoring route; "" when none has traffic."""
+    if not home.database.exists():
+        return ""
+    store = Store(home.database)
+    try:
+        for endpoint in store.children(f"{home.project.workspace_id}/onlineEndpoints", newest_first=True):
+            for deployment, share in (endpoint.properties.get("traffic") or {}).items():
+                found = store.get(f"{endpoint.id}/deployments/{deployment}")
+                environment = store.get(found.properties["environmentId"]) if found and int(share) else None
+                if environment is not None:
+                    route = (environment.properties.get("inferenceConfig") or {}).get("scoringRoute") or {}
+                    return f"{urls(state)['arm']}/inference/{endpoint.name}{route.get('path') or '/score'}"
+    finally:
+        store.close()
+    return ""

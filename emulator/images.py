@@ -1,0 +1,65 @@
+"""Images are not pulled here: one table says in which local Python environment an image's command runs."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from .config import Project
+
+
+class ImageError(ValueError):
+    """No row of the table fits, the environment is not installed, or the Dockerfile cannot be understood."""
+
+
+def python_for(project: Project, image: str) -> Path:
+    """The folder of the virtual environment that stands for ``image``. Raises ImageError."""
+    for row in project.images:
+        if fnmatch(image, row.match):
+            python = project.root / row.python
+            if not (python / "bin" / "python").exists():
+                raise ImageError(f"The Python environment {row.python} is not installed; run `make install`.")
+            return python
+    raise ImageError(f"The image {image} has no local counterpart; add a row to `images` in emulator.yaml.")
+
+
+@dataclass
+class Dockerfile:
+    """The parts of a Dockerfile that matter without Docker: what runs, with which variables."""
+
+    base: str = ""
+    command: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def read_dockerfile(path: Path) -> Dockerfile:
+    """Read FROM, ENV, ENTRYPOINT and CMD (the last of each counts). Raises ImageError for a shell-form command."""
+    result = Dockerfile()
+    entrypoint: list[str] = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ImageError(f"The build context has no {path.name}.") from None
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        instruction, _, rest = line.strip().partition(" ")
+        match instruction.upper():
+            case "FROM":
+                result.base = rest.split()[0]
+            case "ENV":
+                result.environment.update(re.findall(r'(\w+)="?([^"\s]*)"?', rest))
+            case "ENTRYPOINT" | "CMD":
+                try:
+                    words = [str(word) for word in json.loads(rest)]
+                except ValueError:
+                    raise ImageError(
+                        f'{instruction} must be in exec form here, a JSON array: {instruction} ["python", "serve.py"].'
+                    ) from None
+                if instruction.upper() == "CMD":
+                    result.command = words
+                else:
+                    entrypoint = words
+    result.command = entrypoint + result.command
+    if not result.command:
+        raise ImageError(f"{path.name} names no CMD.")
+    return result

@@ -1,0 +1,93 @@
+"""Starting and ending the programs that jobs and deployments are."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+# What a program inherits from the shell that started the local Azure; nothing else, so no secret leaks into a job.
+INHERITED = (
+    "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "NO_PROXY", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "OMP_NUM_THREADS",
+)  # fmt: skip
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+
+
+def base_environment(python: Path) -> dict[str, str]:
+    """The environment of a program that runs in the virtual environment ``python`` (its folder)."""
+    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    path = f"{python / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**kept, "PATH": path, "VIRTUAL_ENV": str(python), "PYTHONUNBUFFERED": "1"}
+
+
+async def start(
+    command: Sequence[str], folder: Path, environment: dict[str, str], log: Path
+) -> asyncio.subprocess.Process:
+    """Start ``command`` as the leader of its own process group, both outputs appended to ``log``."""
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """End a process group: politely, then not."""
+    if process.returncode is not None:
+        return
+    _signal_group(process.pid, signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), GRACE)
+    except TimeoutError:
+        _signal_group(process.pid, signal.SIGKILL)
+        await process.wait()
+    _signal_group(process.pid, signal.SIGKILL)  # children that outlived their leader
+
+
+def identify(pid: int) -> dict[str, float] | None:
+    """What tells a process from a later one with the same number: pid and time of start. None when it has ended."""
+    try:
+        return {"pid": pid, "started": psutil.Process(pid).create_time()}
+    except psutil.NoSuchProcess:
+        return None
+
+
+def alive(identity: dict[str, float] | None) -> bool:
+    """Whether the process that ``identify`` described still runs."""
+    if not identity:
+        return False
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        same = abs(process.create_time() - identity["started"]) < 1
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def kill_leftover(identity: dict[str, float] | None) -> None:
+    """End a process group that an earlier emulator left behind, if it still runs."""
+    if identity and alive(identity):
+        _signal_group(int(identity["pid"]), signal.SIGKILL)
+
+
+def tail(path: Path, lines: int = 15, limit: int = 16_384) -> str:
+    """The last ``lines`` lines of a file, from its last ``limit`` bytes; empty when it is not there."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - limit))
+        return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+    return ""
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

@@ -1,0 +1,148 @@
+"""Azurite as the workspace's storage account: URIs to blobs, downloads, uploads, shared access signatures."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.storage.blob import BlobSasPermissions, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+
+from .config import ACCOUNT, ACCOUNT_KEY
+
+# The workspace's datastores and their containers; Azure appends the workspace's GUID to the first.
+DATASTORES = {"workspaceblobstore": "azureml-blobstore-local", "workspaceartifactstore": "azureml"}
+MAX_PARALLEL_TRANSFERS = 8
+
+
+class UriError(ValueError):
+    """A URI that the local Azure cannot turn into blobs; the message says why."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A blob, or all blobs below a folder, of one container."""
+
+    container: str
+    path: str
+
+    def join(self, *names: str) -> "Location":
+        return Location(self.container, "/".join([self.path.rstrip("/"), *names]).lstrip("/"))
+
+
+class Storage:
+    """The account behind the datastores. Uses the account key, as the service itself would."""
+
+    def __init__(self, blob_url: str) -> None:
+        self.url = blob_url
+        self._service = BlobServiceClient(blob_url, credential=ACCOUNT_KEY)
+
+    def container(self, name: str) -> ContainerClient:
+        return self._service.get_container_client(name)
+
+    async def ensure_container(self, name: str) -> None:
+        try:
+            await self._service.create_container(name)
+        except ResourceExistsError:
+            return
+
+    def address(self, location: Location) -> str:
+        return f"{self.url}/{location.container}/{location.path}".rstrip("/")
+
+    def sas(self, container: str, days: int = 1) -> str:
+        """A URL of ``container`` that lets its holder read, write and list for some days."""
+        signature = generate_container_sas(
+            ACCOUNT,
+            container,
+            account_key=ACCOUNT_KEY,
+            permission=ContainerSasPermissions(read=True, write=True, list=True, create=True),
+            expiry=datetime.now(UTC) + timedelta(days=days),
+        )
+        return f"{self.url}/{container}?{signature}"
+
+    def read_sas(self, location: Location, days: int = 1) -> str:
+        """A URL of one blob that lets its holder read it for some days."""
+        from azure.storage.blob import generate_blob_sas
+
+        signature = generate_blob_sas(
+            ACCOUNT,
+            location.container,
+            location.path,
+            account_key=ACCOUNT_KEY,
+            permission=BlobSasPermissions(read=True),
+            expiry=datetime.now(UTC) + timedelta(days=days),
+        )
+        return f"{self.address(location)}?{signature}"
+
+    def locate(self, uri: str) -> Location:
+        """The blobs behind an ``https://`` URL of this account or an ``azureml://datastores/…/paths/…`` URI.
+
+        Raises UriError for anything else.
+        """
+        parts = urlsplit(uri)
+        if parts.scheme == "https" and uri.startswith(self.url + "/"):
+            container, _, path = unquote(parts.path.removeprefix(urlsplit(self.url).path)).lstrip("/").partition("/")
+            return Location(container, path)
+        if parts.scheme == "azureml" and "datastores/" in uri and "/paths/" in uri:
+            datastore, _, path = uri.split("datastores/", 1)[1].partition("/paths/")
+            if datastore not in DATASTORES:
+                raise UriError(f"Datastore '{datastore}' does not exist; there are {', '.join(DATASTORES)}.")
+            return Location(DATASTORES[datastore], path)
+        raise UriError(
+            f"'{uri}' cannot be read here: give an https:// URL under {self.url} or azureml://datastores/<name>/paths/<path>."
+        )
+
+    async def download(self, location: Location, target: Path) -> int:
+        """Fetch a blob to the file ``target``, or a folder of blobs into the folder ``target``; return how many.
+
+        Raises UriError when nothing is there.
+        """
+        container = self.container(location.container)
+        try:
+            single = container.get_blob_client(location.path)
+            if location.path and not location.path.endswith("/") and await single.exists():
+                await _fetch(container, location.path, target)
+                return 1
+            prefix = location.path.rstrip("/") + "/" if location.path else ""
+            names = [name async for name in container.list_blob_names(name_starts_with=prefix)]
+        except ResourceNotFoundError:
+            names = []
+        if not names:
+            raise UriError(f"Nothing is stored at {self.address(location)}.")
+        gate = asyncio.Semaphore(MAX_PARALLEL_TRANSFERS)
+
+        async def one(name: str) -> None:
+            async with gate:
+                await _fetch(container, name, target / name.removeprefix(prefix))
+
+        await asyncio.gather(*(one(name) for name in names))
+        return len(names)
+
+    async def upload(self, source: Path, location: Location) -> int:
+        """Store every file under ``source`` below ``location``; return how many."""
+        files = [path for path in sorted(source.rglob("*")) if path.is_file()]
+        container = self.container(location.container)
+        gate = asyncio.Semaphore(MAX_PARALLEL_TRANSFERS)
+
+        async def one(path: Path) -> None:
+            async with gate:
+                with path.open("rb") as data:
+                    await container.upload_blob(
+                        location.join(path.relative_to(source).as_posix()).path, data, overwrite=True
+                    )
+
+        await asyncio.gather(*(one(path) for path in files))
+        return len(files)
+
+    async def close(self) -> None:
+        await self._service.close()
+
+
+async def _fetch(container: ContainerClient, name: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stream = await container.download_blob(name)
+    with target.open("wb") as file:
+        async for chunk in stream.chunks():
+            file.write(chunk)

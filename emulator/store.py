@@ -1,0 +1,156 @@
+"""The resources of the local Resource Manager: ARM ids to JSON bodies, in SQLite, so that a restart forgets nothing."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS resources (
+    id       TEXT PRIMARY KEY COLLATE NOCASE,  -- ARM ids compare without case
+    parent   TEXT NOT NULL COLLATE NOCASE,     -- the collection: the id without its last segment
+    name     TEXT NOT NULL,
+    body     TEXT NOT NULL,                    -- {properties, tags, location, kind, identity, sku}
+    internal TEXT NOT NULL DEFAULT '{}',       -- what the emulator knows and no answer shows
+    created  TEXT NOT NULL,
+    modified TEXT NOT NULL,
+    sequence INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS resources_parent ON resources (parent, sequence);
+CREATE TABLE IF NOT EXISTS operations (
+    id       TEXT PRIMARY KEY,
+    resource TEXT NOT NULL,
+    status   TEXT NOT NULL,
+    error    TEXT,
+    started  TEXT NOT NULL,
+    ended    TEXT
+);
+"""
+
+
+@dataclass
+class Resource:
+    """One stored resource; ``body`` is its public part without id, name, type and systemData."""
+
+    id: str
+    name: str
+    body: Json
+    internal: Json
+    created: str
+    modified: str
+
+    @property
+    def properties(self) -> Json:
+        properties: Json = self.body.setdefault("properties", {})
+        return properties
+
+
+class Store:
+    """All resources and long-running operations. One connection, used from one thread: SQLite in WAL mode."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(SCHEMA)
+
+    def get(self, id: str) -> Resource | None:
+        row = self._db.execute(
+            "SELECT id, name, body, internal, created, modified FROM resources WHERE id = ?", (id,)
+        ).fetchone()
+        return _resource(row) if row else None
+
+    def put(self, id: str, body: Json, internal: Json | None = None) -> Resource:
+        """Create or replace. The time of creation, and ``internal`` when none is given, stay as they were."""
+        now = timestamp()
+        parent, _, name = id.rpartition("/")
+        self._db.execute(
+            "INSERT INTO resources (id, parent, name, body, internal, created, modified, sequence)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(sequence), 0) + 1 FROM resources))"
+            " ON CONFLICT (id) DO UPDATE SET body = excluded.body, modified = excluded.modified,"
+            " internal = COALESCE(?, internal)",
+            (
+                id, parent, name, json.dumps(body), json.dumps(internal or {}), now, now,
+                None if internal is None else json.dumps(internal),
+            ),
+        )  # fmt: skip
+        stored = self.get(id)
+        assert stored is not None  # noqa: S101 - it was written on the line above
+        return stored
+
+    def save(self, resource: Resource) -> Resource:
+        """Write back a resource that was read and changed."""
+        return self.put(resource.id, resource.body, resource.internal)
+
+    def delete(self, id: str) -> bool:
+        """Delete a resource and everything below it."""
+        self._db.execute("DELETE FROM resources WHERE id LIKE ? ESCAPE '\\'", (_escape(id) + "/%",))
+        return self._db.execute("DELETE FROM resources WHERE id = ?", (id,)).rowcount > 0
+
+    def children(self, collection: str, newest_first: bool = False) -> Iterator[Resource]:
+        """The resources of one collection (``…/jobs``, ``…/models/x/versions``) in order of creation."""
+        order = "DESC" if newest_first else "ASC"
+        columns = "id, name, body, internal, created, modified"
+        query = f"SELECT {columns} FROM resources WHERE parent = ? ORDER BY sequence {order}"  # noqa: S608 - constants
+        for row in self._db.execute(query, (collection,)).fetchall():
+            yield _resource(row)
+
+    def find(self, pattern: str) -> Iterator[Resource]:
+        """The resources whose id is LIKE ``pattern``, for what crosses collections."""
+        for row in self._db.execute(
+            "SELECT id, name, body, internal, created, modified FROM resources WHERE id LIKE ? ORDER BY sequence",
+            (pattern,),
+        ).fetchall():
+            yield _resource(row)
+
+    def start_operation(self, id: str, resource: str) -> None:
+        self._db.execute(
+            "INSERT INTO operations VALUES (?, ?, 'InProgress', NULL, ?, NULL)", (id, resource, timestamp())
+        )
+
+    def end_operation(self, id: str, error: Json | None = None) -> None:
+        self._db.execute(
+            "UPDATE operations SET status = ?, error = ?, ended = ? WHERE id = ?",
+            ("Failed" if error else "Succeeded", json.dumps(error) if error else None, timestamp(), id),
+        )
+
+    def operation(self, id: str) -> Json | None:
+        row = self._db.execute(
+            "SELECT resource, status, error, started, ended FROM operations WHERE id = ?", (id,)
+        ).fetchone()
+        if row is None:
+            return None
+        resource, status, error, started, ended = row
+        return {
+            "resource": resource,
+            "status": status,
+            "error": json.loads(error) if error else None,
+            "started": started,
+            "ended": ended,
+        }
+
+    def unfinished_operations(self) -> list[tuple[str, str]]:
+        """(operation id, resource id) of what a killed emulator left in progress."""
+        return list(self._db.execute("SELECT id, resource FROM operations WHERE status = 'InProgress'"))
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def timestamp() -> str:
+    """Now, as Azure writes it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _resource(row: tuple[str, str, str, str, str, str]) -> Resource:
+    id, name, body, internal, created, modified = row
+    return Resource(id, name, json.loads(body), json.loads(internal), created, modified)
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
