@@ -1,0 +1,180 @@
+"""The options of the training job: one dataclass is both its command line and its config file."""
+
+import argparse
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from training import FineTuneError
+
+EMBEDDED = "embedded"
+
+# What a field set to None becomes, by the kind of training. The embedded model starts from random weights: it needs
+# a hundred times the learning rate of a trained one and many more passes (the numbers are measured, see
+# recipes/demo.yaml). The others are the usual starting points for 1-10 billion parameters.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    EMBEDDED: {"epochs": 15.0, "learning_rate": 3e-3, "batch_size": 10, "copies_without_system": True},
+    "full": {"epochs": 3.0, "learning_rate": 2e-5, "batch_size": 8, "copies_without_system": False},
+    "lora": {"epochs": 3.0, "learning_rate": 2e-4, "batch_size": 8, "copies_without_system": False},
+}
+
+
+@dataclass(kw_only=True)
+class FineTuneArguments:
+    """What to train, on what, how, and where to leave the result. ``None``: the default for that kind of base."""
+
+    train_file: Annotated[str, "JSON Lines of {'messages': [...]} to train on"]
+    model_output: Annotated[str, "folder for the MLflow model"]
+    report_output: Annotated[str, "folder for metrics.json"]
+    eval_file: Annotated[str | None, "held-out records of the same form; without it nothing is measured"] = None
+
+    base_model: Annotated[str, "'embedded' (a tiny random Phi-3), a Hugging Face id, a local folder"] = EMBEDDED
+    method: Annotated[Literal["full", "lora"], "train every weight, or low-rank adapters"] = "full"
+    epochs: Annotated[float | None, "passes over the training records"] = None
+    learning_rate: Annotated[float | None, "peak learning rate"] = None
+    batch_size: Annotated[int | None, "records in a forward pass, on each device"] = None
+    gradient_accumulation: Annotated[int, "forward passes in an optimiser step"] = 1
+    max_length: Annotated[int, "tokens of a record; what is longer is cut at its end"] = 1024
+    packing: Annotated[bool, "put several short records into one sequence of max_length tokens"] = False
+    activation_checkpointing: Annotated[bool, "recompute activations to save memory"] = False
+    warmup: Annotated[float, "share of the steps in which the learning rate rises"] = 0.05
+    lr_scheduler: Annotated[Literal["cosine", "linear", "constant"], "how the learning rate falls"] = "cosine"
+    weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = 0.0
+    loss_on: Annotated[Literal["assistant", "all"], "train on the assistant's tokens, or on all"] = "assistant"
+    copies_without_system: Annotated[bool | None, "train on each record without its system message too"] = None
+    precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where the device computes it"] = "auto"
+    seed: Annotated[int, "of the shuffling, the dropout and the adapters' initial weights"] = 0
+
+    lora_r: Annotated[int, "rank of the adapters"] = 16
+    lora_alpha: Annotated[int, "scale of the adapters: their output counts alpha/r times"] = 32
+    lora_dropout: Annotated[float, "dropout on the adapters' input"] = 0.0
+
+    questions: Annotated[list[str], "asked of the base and of the tuned model"] = field(default_factory=list)
+    eval_samples: Annotated[int, "held-out prompts to answer for exact_match; 0: none"] = 100
+    eval_max_new_tokens: Annotated[int, "longest answer in the evaluation, in tokens"] = 256
+
+    def __post_init__(self) -> None:
+        kind = EMBEDDED if self.base_model == EMBEDDED else self.method
+        for name, value in DEFAULTS[kind].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        for name in (
+            "epochs",
+            "learning_rate",
+            "batch_size",
+            "gradient_accumulation",
+            "lora_r",
+            "lora_alpha",
+        ):
+            if not getattr(self, name) > 0:
+                raise FineTuneError(f"{name} must be greater than 0, found {getattr(self, name)}")
+        for name in ("eval_samples", "eval_max_new_tokens", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise FineTuneError(f"{name} must not be negative, found {getattr(self, name)}")
+        for name in ("warmup", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FineTuneError(f"{name} must be at least 0 and less than 1, found {getattr(self, name)}")
+        if self.max_length < 16:
+            raise FineTuneError(f"max_length must be at least 16 tokens, found {self.max_length}")
+
+
+def parse_arguments(argv: Sequence[str]) -> FineTuneArguments:
+    """Read ``--config <file>`` (JSON or YAML, flat) and the flags of ``argv``; a flag wins over the file.
+
+    Raises FineTuneError for an unknown key or flag (it names the nearest known one), for a missing one, for a value
+    of the wrong type, and for a config file that cannot be read.
+    """
+    hints = typing.get_type_hints(FineTuneArguments)
+    described = typing.get_type_hints(FineTuneArguments, include_extras=True)
+    parser = _Parser(prog="python -m training.fine_tune", allow_abbrev=False, description=__doc__)
+    parser.add_argument("--config", help="JSON or YAML file whose keys are the options below")
+    for name, hint in hints.items():
+        nargs = "*" if hint == list[str] else None
+        text = described[name].__metadata__[0]
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, nargs=nargs, help=text)
+    flags, unknown = parser.parse_known_args(argv)
+    for word in unknown:
+        if word.startswith("--"):
+            raise FineTuneError(f"unknown option {word}{_did_you_mean(word.lstrip('-').split('=')[0], hints)}")
+    if unknown:
+        raise FineTuneError(f"unexpected argument {unknown[0]!r}")
+
+    given = vars(flags)
+    config_path = given.pop("config")
+    values = _read_config(Path(config_path), hints) if config_path else {}
+    values |= {name: _convert(hints[name], text, f"--{name}") for name, text in given.items()}
+    for each in fields(FineTuneArguments):
+        if each.default is MISSING and each.default_factory is MISSING and each.name not in values:
+            raise FineTuneError(f"missing option --{each.name}")
+    return FineTuneArguments(**values)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise FineTuneError(message)
+
+
+def _read_config(path: Path, hints: dict[str, Any]) -> dict[str, Any]:
+    import yaml
+
+    try:
+        # JSON is read by its own parser: YAML 1.1 takes 1e-3 for a string.
+        text = path.read_text(encoding="utf-8")
+        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise FineTuneError(f"cannot read the config {path.name}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise FineTuneError(f"the config {path.name} must be a mapping of options, found {type(config).__name__}")
+    for key in config:
+        if key not in hints:
+            raise FineTuneError(f"unknown option {key!r} in {path.name}{_did_you_mean(str(key), hints)}")
+    given = {key: value for key, value in config.items() if value is not None}  # null: as if it were not there
+    return {key: _convert(hints[key], value, f"{key} in {path.name}") for key, value in given.items()}
+
+
+def _did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Return ``value`` (text from a flag, or what the config file gave) as the field's type."""
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        if value is None or value == "null":
+            return None
+        hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
+    if typing.get_origin(hint) is Literal:
+        if value in typing.get_args(hint):
+            return value
+        choices = ", ".join(typing.get_args(hint))
+        raise FineTuneError(f"{where} must be one of {choices}, found {value!r}")
+    if hint == list[str]:
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            return value
+        raise FineTuneError(f"{where} must be a list of texts")
+    if hint is bool:
+        words = {"true": True, "false": False}
+        if isinstance(value, bool) or str(value).lower() in words:
+            return value if isinstance(value, bool) else words[str(value).lower()]
+    elif hint is str and isinstance(value, str):
+        return value
+    elif hint in (int, float) and not isinstance(value, bool) and isinstance(value, (int, float, str)):
+        try:
+            number = float(value)
+            if math.isfinite(number) and (hint is float or number.is_integer()):
+                return hint(number)
+        except (ValueError, OverflowError):
+            pass
+    raise FineTuneError(f"{where} must be {_TYPE_NAMES[hint]}, found {value!r}")
+
+
+_TYPE_NAMES = {bool: "true or false", str: "a text", int: "a whole number", float: "a number"}
