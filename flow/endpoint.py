@@ -1,0 +1,180 @@
+"""The client of a model's online endpoint: pooled connections, an Entra token, time limits, streaming."""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import ClientAuthenticationError
+from azure.identity.aio import DefaultAzureCredential
+from endpoint_answers import read_completion, read_error, read_events
+from endpoint_errors import EndpointAnswerInvalid, EndpointSignInFailed, EndpointTimeout, EndpointUnreachable
+
+TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105
+TOKEN_MARGIN_SECONDS = 300
+CONNECT_SECONDS = 5
+FIRST_TOKEN_SECONDS = 60  # and between any two tokens
+TOTAL_SECONDS = 220  # Azure's front end gives an HTTP function 230 seconds
+KEEP_ALIVE_SECONDS = 4  # below uvicorn's 5, so that no connection is reused just as the server closes it
+LONGEST_LINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class EndpointCall:
+    """One request: ``body`` is OpenAI's wire format; an empty ``deployment`` means by the endpoint's traffic."""
+
+    uri: str
+    body: dict[str, Any]
+    deployment: str = ""
+
+
+class EndpointClient:
+    """One event loop's connections and token; ``endpoint_client`` makes it."""
+
+    def __init__(self) -> None:
+        self._credential = DefaultAzureCredential()
+        self._token: AccessToken | None = None
+        self._token_lock = asyncio.Lock()
+        self._session = aiohttp.ClientSession(
+            # aiohttp's own TLS context is made when it is imported; this one reads SSL_CERT_FILE now.
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=ssl.create_default_context()
+            ),
+            read_bufsize=LONGEST_LINE_BYTES,
+        )
+
+    async def complete(self, call: EndpointCall) -> dict[str, Any]:
+        """Return the chat.completion. Raises EndpointError."""
+        timeout = aiohttp.ClientTimeout(total=TOTAL_SECONDS, sock_connect=CONNECT_SECONDS)
+        with _connection_errors():
+            async with await self._post(call, timeout) as response:
+                return await read_completion(response)
+
+    async def stream(self, call: EndpointCall) -> AsyncGenerator[dict[str, Any], None]:
+        """Return the chunks once the first has arrived, so that a refusal is raised here and not in the middle.
+
+        Raises EndpointError, here and from the generator. Closing the generator closes the connection.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=TOTAL_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=FIRST_TOKEN_SECONDS
+        )
+        with _connection_errors():
+            response = await self._post(call, timeout)
+            events = read_events(response)
+            try:
+                first = await anext(events, None)
+            except BaseException:
+                response.close()
+                raise
+        if first is None:
+            response.close()
+            raise EndpointAnswerInvalid("The model's endpoint ended its stream without an answer.")
+        return _chunks(response, first, events)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+        await self._credential.close()
+
+    async def _post(self, call: EndpointCall, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        headers = {"Authorization": await self._authorization(), "Content-Type": "application/json"}
+        if call.deployment:
+            headers["azureml-model-deployment"] = call.deployment
+        body = json.dumps(call.body).encode()
+        try:
+            response = await self._send(call.uri, body, headers, timeout)
+        except aiohttp.ServerDisconnectedError:
+            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe.
+            response = await self._send(call.uri, body, headers, timeout)
+        if response.status != 200:
+            async with response:
+                raise await read_error(response)
+        return response
+
+    async def _send(
+        self, uri: str, body: bytes, headers: dict[str, str], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        # No redirects: the token is for this host.
+        return await self._session.post(uri, data=body, headers=headers, timeout=timeout, allow_redirects=False)
+
+    async def _authorization(self) -> str:
+        if _seconds_left(self._token) < TOKEN_MARGIN_SECONDS:
+            async with self._token_lock:
+                if _seconds_left(self._token) < TOKEN_MARGIN_SECONDS:
+                    await self._refresh_token()
+        assert self._token is not None  # noqa: S101
+        return f"Bearer {self._token.token}"
+
+    async def _refresh_token(self) -> None:
+        try:
+            self._token = await self._credential.get_token(TOKEN_SCOPE)
+        except ClientAuthenticationError as error:
+            if _seconds_left(self._token) > 0:
+                return
+            raise EndpointSignInFailed(
+                "No Azure identity can be used to call the model's endpoint. In Azure, give the app a managed "
+                "identity with the role AzureML Data Scientist; on a laptop, run az login, or "
+                'eval "$(python -m emulator env)" for the local emulator.'
+            ) from error
+
+
+def _seconds_left(token: AccessToken | None) -> float:
+    return token.expires_on - time.time() if token else 0
+
+
+async def _chunks(
+    response: aiohttp.ClientResponse, first: dict[str, Any], events: AsyncGenerator[dict[str, Any], None]
+) -> AsyncGenerator[dict[str, Any], None]:
+    try:
+        with _connection_errors():
+            yield first
+            async for event in events:
+                yield event
+    finally:
+        response.release()  # back to the pool if the stream was read to its end, else closed
+
+
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError as error:
+        raise EndpointUnreachable(f"The model's endpoint accepted no connection within {CONNECT_SECONDS} s.") from error
+    except aiohttp.SocketTimeoutError as error:
+        raise EndpointTimeout(f"The model's endpoint was silent for {FIRST_TOKEN_SECONDS} s.") from error
+    except TimeoutError as error:
+        raise EndpointTimeout(f"The model's endpoint took more than {TOTAL_SECONDS} s.") from error
+    except aiohttp.ClientPayloadError as error:
+        raise EndpointAnswerInvalid("The model's endpoint broke off in the middle of its answer.") from error
+    except aiohttp.ClientError as error:
+        raise EndpointUnreachable(f"The model's endpoint cannot be reached ({type(error).__name__}).") from error
+
+
+_clients: dict[asyncio.AbstractEventLoop, EndpointClient] = {}
+_closers: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+
+
+async def endpoint_client() -> EndpointClient:
+    """The client of the running event loop, made on first use and closed with the loop."""
+    loop = asyncio.get_running_loop()
+    client = _clients.get(loop)
+    if client is None:
+        client = _clients[loop] = EndpointClient()
+        # asyncio.run closes the async generators that were started on its loop: the one hook that a loop offers.
+        _closers[loop] = _close_with_loop(loop, client)
+        await anext(_closers[loop])
+    return client
+
+
+async def _close_with_loop(loop: asyncio.AbstractEventLoop, client: EndpointClient) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        del _clients[loop], _closers[loop]
+        await client.close()

@@ -1,0 +1,120 @@
+"""Reading what an endpoint answers: a completion, a stream of chunks, or a refusal."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+from endpoint_errors import EndpointAnswerInvalid, EndpointRefused
+
+LONGEST_ERROR_BYTES = 64 * 1024
+LAST_BYTES_SECONDS = 0.1
+
+
+async def read_completion(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """Return the JSON object of a 200 answer. Raises EndpointAnswerInvalid when it is anything else."""
+    try:
+        answer = json.loads(await response.read())
+    except ValueError as error:
+        raise EndpointAnswerInvalid("The model's endpoint answered with something that is not JSON.") from error
+    if not isinstance(answer, dict):
+        raise EndpointAnswerInvalid("The model's endpoint answered with JSON that is not an object.")
+    return answer
+
+
+async def read_events(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the chunks of a server-sent-event answer up to ``[DONE]``.
+
+    Raises EndpointRefused for an error sent as an event and EndpointAnswerInvalid for a stream that stops
+    before it has said why it finished.
+    """
+    finished = False
+    try:
+        async for line in response.content:
+            if not line.startswith(b"data:"):
+                continue  # blank lines, comments that keep the connection open, event names
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                await _read_to_the_end(response)
+                return
+            chunk = _parse_chunk(data)
+            finished = finished or any(
+                isinstance(choice, dict) and choice.get("finish_reason") for choice in chunk.get("choices") or ()
+            )
+            yield chunk
+    except ValueError as error:  # aiohttp's word for a line longer than its buffer
+        raise EndpointAnswerInvalid("The model's endpoint sent an event that is too long to read.") from error
+    if not finished:
+        raise EndpointAnswerInvalid("The model's endpoint ended its stream in the middle of an answer.")
+
+
+async def _read_to_the_end(response: aiohttp.ClientResponse) -> None:
+    """Only a response that was read to its end gives its connection back to the pool."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LAST_BYTES_SECONDS):
+            await response.content.read()
+
+
+def _parse_chunk(data: bytes) -> dict[str, Any]:
+    try:
+        chunk = json.loads(data)
+    except ValueError as error:
+        raise EndpointAnswerInvalid("The model's endpoint sent an event that is not JSON.") from error
+    if not isinstance(chunk, dict):
+        raise EndpointAnswerInvalid("The model's endpoint sent an event that is not an object.")
+    if "error" in chunk:
+        message, param, code = _error_fields(chunk)
+        raise EndpointRefused(
+            message or "The model's endpoint failed in the middle of its answer.", param=param, code=code
+        )
+    return chunk
+
+
+async def read_error(response: aiohttp.ClientResponse) -> EndpointRefused:
+    """Return the exception for an answer that is not 200.
+
+    Azure ML hides the container's status behind a 424 and tells it in a header:
+    https://learn.microsoft.com/azure/machine-learning/how-to-troubleshoot-online-endpoints
+    """
+    status = response.status
+    model_status = response.headers.get("ms-azureml-model-error-statuscode", "")
+    if status == 424 and model_status.isdecimal():
+        status = int(model_status)
+    text = (await response.content.read(LONGEST_ERROR_BYTES)).decode("utf-8", "replace")
+    try:
+        message, param, code = _error_fields(json.loads(text))
+    except ValueError:
+        message, param, code = text.strip()[:500], None, None
+    return EndpointRefused(
+        message or f"The model's endpoint answered {status}.",
+        upstream_status=status,
+        retry_after=response.headers.get("Retry-After"),
+        param=param,
+        code=code,
+    )
+
+
+def _error_fields(answer: Any) -> tuple[str, str | None, str | None]:
+    """Message, param and code out of OpenAI's, Azure's or FastAPI's way of writing an error."""
+    if not isinstance(answer, dict):
+        return "", None, None
+    error = answer.get("error", answer)
+    if isinstance(error, str):
+        return error, None, None
+    if not isinstance(error, dict):
+        return "", None, None
+    detail = error.get("message") or error.get("detail") or ""
+    if isinstance(detail, list):  # FastAPI: one entry for each field; "input" would repeat the prompt
+        detail = "; ".join(
+            f"{'.'.join(map(str, entry.get('loc') or ()))}: {entry.get('msg')}"
+            for entry in detail
+            if isinstance(entry, dict)
+        )
+    param, code = error.get("param"), error.get("code")
+    return (
+        detail if isinstance(detail, str) else "",
+        param if isinstance(param, str) else None,
+        str(code) if isinstance(code, str | int) else None,
+    )
