@@ -1,0 +1,164 @@
+"""What moves runs: the queue trigger that reads, observes, acts and saves; the sweep; the poison queue."""
+
+import json
+import logging
+import math
+from datetime import datetime, timedelta
+
+import azure.functions as func
+from azure.core.exceptions import ResourceNotFoundError
+
+from . import azure_clients, intake
+from .lifecycle import Finish, Wait
+from .runs import ENDS, BlobRunStore, Conflict, DatasetVersion, Run, RunStore, Stage, new_run, run_id, utc_now
+from .settings import settings
+from .steps import finish, take
+
+log = logging.getLogger("function_app.advance")
+blueprint = func.Blueprint()
+
+MAX_STEPS = 30  # of one invocation; a whole run has fewer
+MAX_DELAY = timedelta(days=6)  # a queue message can be hidden for seven
+LATE = timedelta(minutes=2)  # a run that is this much overdue has lost its message
+
+
+def store() -> RunStore:
+    return BlobRunStore(azure_clients.container(settings().runs_container))
+
+
+def wake(run_id: str, dataset: dict[str, str] | None = None, at: datetime | None = None) -> None:
+    """Send the message that makes ``advance_run`` look at a run, now or at the time ``at``."""
+    message: dict[str, object] = {"run_id": run_id}
+    seconds = 0
+    if dataset:
+        message["dataset"] = dataset
+    if at:
+        message["at"] = at.isoformat()
+        seconds = math.ceil(min(max(at - utc_now(), timedelta(0)), MAX_DELAY).total_seconds())
+    # A new message for each healthy wait: raising instead would count towards the poison queue.
+    azure_clients.runs_queue().send_message(json.dumps(message), visibility_timeout=seconds, time_to_live=-1)
+
+
+@blueprint.queue_trigger(arg_name="message", queue_name="%RUNS_QUEUE%", connection="Storage")
+def advance_run(message: func.QueueMessage) -> None:
+    """Bring one run as far as it goes without waiting."""
+    content = _parse(message.get_body())
+    if content is not None:
+        advance(content["run_id"], content.get("dataset"), content.get("at", ""))
+
+
+@blueprint.queue_trigger(arg_name="message", queue_name="%RUNS_QUEUE%-poison", connection="Storage")
+def bury_run(message: func.QueueMessage) -> None:
+    """A message that failed five times: end its run, so that nobody waits for it."""
+    content = _parse(message.get_body())
+    if content is None:
+        return
+    found = store().get(content["run_id"])
+    if found is None:
+        log.error("poison run_id=%s has no record", content["run_id"])
+        return
+    run, etag = found
+    if not run.ended:
+        reason = "an unexpected error, five times in a row; the function app's log has the traceback"
+        finish(run, Finish(Stage.FAILED, reason))
+        store().save(run, etag)
+
+
+@blueprint.timer_trigger(arg_name="timer", schedule="%SWEEP_SCHEDULE%")
+def sweep(timer: func.TimerRequest) -> None:
+    """Find what was forgotten: files without a run, runs without a message."""
+    known = {summary.id: summary for summary in store().summaries()}
+    now = utc_now()
+    woken = 0
+    for blob in azure_clients.container(settings().datasets_container).list_blobs():
+        model = intake.model_of(blob.name)
+        if model is None or not blob.size:
+            continue
+        etag = blob.etag.strip('"')
+        id = run_id(model, blob.name, etag)
+        # A file this young has its event still under way.
+        if id not in known and blob.last_modified < now - LATE:
+            wake(id, {"blob": blob.name, "etag": etag})
+            woken += 1
+    for summary in known.values():
+        if summary.stage not in ENDS and summary.due < now - LATE:
+            wake(summary.id)
+            woken += 1
+    if woken:
+        log.info("sweep woken=%d late=%s", woken, timer.past_due)
+
+
+def _parse(body: bytes) -> dict | None:  # type: ignore[type-arg]
+    """A message's content; None for one that nobody of ours has sent (retrying would not make it better)."""
+    try:
+        content = json.loads(body)
+        if isinstance(content["run_id"], str) and isinstance(content.get("dataset", {}), dict):
+            return content  # type: ignore[no-any-return]
+    except (ValueError, TypeError, KeyError):
+        pass
+    log.error("message dropped: not a JSON object with a run_id, bytes=%d", len(body))
+    return None
+
+
+def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> None:
+    """Take step after step until the run has to wait or has ended; the record is saved after each.
+
+    A killed invocation leaves the last saved record, from which the message, once it is visible again, goes on.
+    """
+    runs = store()
+    found = runs.get(id) or _receive(runs, id, dataset)
+    if found is None:
+        return None
+    run, etag = found
+    if run.ended:
+        return None
+    try:
+        for _ in range(MAX_STEPS):
+            step = take(runs, run)
+            if isinstance(step, Wait):
+                return _sleep(runs, run, etag, step, at)
+            etag = runs.save(run, etag)
+            if run.stage in ENDS:
+                return None
+        log.error("advance run_id=%s stage=%s steps=%d without an end", id, run.stage, MAX_STEPS)
+        return _sleep(runs, run, etag, Wait(LATE, "too many steps at once"), at)
+    except Conflict:
+        # Another invocation has moved the run; it sends what messages are needed.
+        log.info("advance run_id=%s moved_by=another", id)
+    return None
+
+
+def _receive(runs: RunStore, id: str, dataset: dict[str, str] | None) -> tuple[Run, str] | None:
+    """Make the record of a file's version, if the file still is that version."""
+    if dataset is None:
+        log.warning("advance run_id=%s has no record", id)
+        return None
+    blob = dataset.get("blob", "")
+    try:
+        properties = azure_clients.container(settings().datasets_container).get_blob_client(blob).get_blob_properties()
+    except ResourceNotFoundError:
+        log.info("receive run_id=%s file=gone", id)
+        return None
+    etag = properties.etag.strip('"')
+    if etag != dataset.get("etag"):
+        # The newer version has an event of its own; should that be lost, the sweep finds it.
+        log.info("receive run_id=%s file=replaced", id)
+        return None
+    model = intake.model_of(blob) or intake.UNPLACED
+    version = DatasetVersion(blob, etag, properties.size, properties.last_modified)
+    runs.create(new_run(model, version, utc_now()))
+    return runs.get(id)
+
+
+def _sleep(runs: RunStore, run: Run, etag: str, step: Wait, at: str) -> None:
+    """Send the message for the next look, unless one is under way already.
+
+    Only the message that the record waits for (or, when that one is overdue, any) sends its successor: an event or a
+    sweep in between must not start a second chain of messages.
+    """
+    now = utc_now()
+    if run.wake_at is not None and run.wake_at.isoformat() != at and now < run.wake_at + LATE:
+        return
+    run.wake_at = now + step.delay
+    runs.save(run, etag)
+    wake(run.id, at=run.wake_at)

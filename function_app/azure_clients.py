@@ -1,0 +1,83 @@
+"""The clients to Azure, one of each; nothing else in the app builds a client."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from azure.identity import DefaultAzureCredential
+from azure.storage.blob import BlobServiceClient, ContainerClient
+
+from .settings import settings
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.storage.blob.aio import ContainerClient as AsyncContainerClient
+    from azure.storage.queue import QueueClient
+
+
+@lru_cache(maxsize=1)
+def credential() -> DefaultAzureCredential:
+    """The app's managed identity (in a shell: whoever is signed in)."""
+    return DefaultAzureCredential()
+
+
+@lru_cache(maxsize=1)
+def _blob_service() -> BlobServiceClient:
+    return BlobServiceClient(settings().blob_service_uri, credential=credential())
+
+
+@lru_cache(maxsize=1)
+def _workspace_blob_service() -> BlobServiceClient:
+    return BlobServiceClient(settings().workspace_blob_service_uri, credential=credential())
+
+
+@lru_cache(maxsize=8)
+def container(name: str) -> ContainerClient:
+    """A container of the app's storage account."""
+    return _blob_service().get_container_client(name)
+
+
+@lru_cache(maxsize=8)
+def workspace_container(name: str) -> ContainerClient:
+    """A container of the workspace's storage account: job logs and outputs."""
+    return _workspace_blob_service().get_container_client(name)
+
+
+def live_container() -> "AsyncContainerClient":
+    """A new client of the runs container for the running event loop; live.py keeps one for each loop."""
+    from azure.identity.aio import DefaultAzureCredential as AsyncDefaultAzureCredential
+    from azure.storage.blob.aio import BlobServiceClient as AsyncBlobServiceClient
+
+    service = AsyncBlobServiceClient(settings().blob_service_uri, credential=AsyncDefaultAzureCredential())
+    return service.get_container_client(settings().runs_container)
+
+
+@lru_cache(maxsize=1)
+def runs_queue() -> "QueueClient":
+    """The queue that wakes ``advance_run``; base64 because the Functions host decodes it so."""
+    from azure.storage.queue import QueueClient, TextBase64EncodePolicy
+
+    return QueueClient(
+        settings().queue_service_uri,
+        settings().runs_queue,
+        credential=credential(),
+        message_encode_policy=TextBase64EncodePolicy(),
+    )
+
+
+@lru_cache(maxsize=1)
+def ml_client() -> "MLClient":
+    """Azure Machine Learning. Imported here, because azure.ai.ml takes most of a second."""
+    from azure.ai.ml import MLClient
+
+    return MLClient(
+        credential(),
+        subscription_id=settings().subscription_id,
+        resource_group_name=settings().resource_group,
+        workspace_name=settings().workspace,
+    )
+
+
+def plain(value: object) -> str:
+    """A status or state of azure-ai-ml as Azure writes it. The SDK's enumeration members are texts, but their str()
+    is ``JobStatus.RUNNING``."""
+    return str(getattr(value, "value", value))

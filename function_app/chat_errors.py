@@ -1,0 +1,38 @@
+"""What the caller of the chat API is told when something goes wrong."""
+
+import logging
+import traceback
+
+from .chat_keys import KeyRefused
+from .flow_runner import FlowError
+from .live import LiveModelsUnavailable
+from .openai_api import ApiError, flow_failed
+from .settings import SettingsError
+
+log = logging.getLogger(__name__)
+
+
+def as_api_error(exception: Exception, request_id: str) -> ApiError:
+    """Return the answer for ``exception``. One that nobody foresaw is logged with its traceback."""
+    match exception:
+        case ApiError():
+            return exception
+        case KeyRefused():
+            return ApiError(401, str(exception), code="invalid_api_key")
+        case LiveModelsUnavailable():
+            return ApiError(503, str(exception), type="server_error", code="storage_unavailable", retry_after="5")
+        case SettingsError():
+            log.error("chat request=%s setting=%r", request_id, str(exception))
+            return ApiError(500, str(exception), type="server_error", code="misconfigured")
+        case FlowError() as flow:
+            log.warning(
+                "chat request=%s flow=%s upstream_status=%s cause=%s",
+                request_id, flow.kind, flow.upstream_status, flow.cause,
+            )  # fmt: skip
+            return flow_failed(flow.kind, str(flow), flow.upstream_status, flow.retry_after, flow.param, flow.code)
+        case _:
+            # Only where it happened: the text of an unforeseen exception may quote the prompt.
+            where = "".join(traceback.format_tb(exception.__traceback__))
+            log.error("chat request=%s bug=%s\n%s", request_id, type(exception).__name__, where)
+            message = f"The server failed; its log has the reason under request {request_id}."
+            return ApiError(500, message, type="server_error", code="internal_error")

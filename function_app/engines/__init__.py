@@ -1,0 +1,1 @@
+"""Who trains: each engine turns a run into an Azure ML job and tells how it went."""

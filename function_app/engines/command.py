@@ -1,0 +1,143 @@
+"""The engine ``command``: our training code as a command job on an Azure ML cluster."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+from .. import azure_clients
+from ..intake import input_url
+from ..lifecycle import JobSeen
+from ..recipe import Recipe
+from ..runs import Run
+from ..settings import settings
+
+CODE = Path(__file__).resolve().parents[2] / "training"
+LOG_TAIL_BYTES = 8192
+LOG_TAIL_LINES = 12
+IDLE_SECONDS = 300  # before the cluster gives an idle node back
+
+COMMAND = (
+    "python -m training.fine_tune --config ${{inputs.recipe}}"
+    " --train_file ${{inputs.train}} --eval_file ${{inputs.eval}}"
+    " --model_output ${{outputs.model}} --report_output ${{outputs.report}}"
+)
+
+
+def submit(run: Run, recipe: Recipe) -> str:
+    """Submit the job under the run's id and return its page in the studio. One that exists already is left alone."""
+    ml = azure_clients.ml_client()
+    job = _existing(run.id)
+    if job is None:
+        cluster = _ensure_cluster(recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            # The job runs `python -m training.fine_tune`, so the package's parent is what is uploaded.
+            shutil.copytree(CODE, Path(folder) / CODE.name, ignore=shutil.ignore_patterns("__pycache__"))
+            job = _job(run, recipe, cluster, folder)
+            try:
+                job = ml.jobs.create_or_update(job)
+            except HttpResponseError as error:
+                if "already exists" not in str(error):  # another invocation was faster
+                    raise
+                job = ml.jobs.get(run.id)
+    return str(job.studio_url or "")
+
+
+def observe(run: Run) -> JobSeen | None:
+    """The job's status and, when it failed, the last lines of its log."""
+    job = _existing(run.id)
+    if job is None:
+        return None
+    status = azure_clients.plain(job.status)
+    return JobSeen(status, _log_tail(run.id) if status == "Failed" else "")
+
+
+def cancel(run: Run) -> None:
+    """Ask Azure ML to stop the job; one that has ended, or never was, is no error."""
+    job = _existing(run.id)
+    if job is not None and job.status not in ("Completed", "Failed", "Canceled"):
+        azure_clients.ml_client().jobs.begin_cancel(run.id)
+
+
+def metrics(run: Run) -> bytes:
+    """The job's metrics.json (docs/interfaces.md). Raises ResourceNotFoundError when the job wrote none."""
+    container, path = _datastore("workspaceblobstore"), f"azureml/{run.id}/report/metrics.json"
+    content: bytes = azure_clients.workspace_container(container).download_blob(path).readall()
+    return content
+
+
+def _existing(name: str) -> Any | None:
+    try:
+        return azure_clients.ml_client().jobs.get(name)
+    except ResourceNotFoundError:
+        return None
+
+
+def _job(run: Run, recipe: Recipe, cluster: str, code: str) -> Any:
+    from azure.ai.ml import Input, Output, command
+    from azure.ai.ml.entities import Environment
+
+    job = command(
+        name=run.id,
+        display_name=f"{run.model} from {run.dataset.blob.rpartition('/')[2]}",
+        experiment_name=run.model,
+        code=code,
+        command=COMMAND,
+        environment=Environment(image=settings().training_image, conda_file=CODE / "conda.yml"),
+        compute=cluster,
+        inputs={
+            name: Input(type="uri_file", path=input_url(run, file), mode="download") for name, file in _INPUTS.items()
+        },
+        outputs={"model": Output(type="mlflow_model"), "report": Output(type="uri_folder")},
+        tags={"model": run.model, "run_id": run.id, "dataset": run.dataset.blob, "dataset_etag": run.dataset.etag},
+    )
+    job.set_limits(timeout=int(3600 * recipe.compute.max_hours))
+    return job
+
+
+_INPUTS = {"train": "train.jsonl", "eval": "eval.jsonl", "recipe": "recipe.json"}
+
+
+def _ensure_cluster(recipe: Recipe) -> str:
+    """The name of a cluster that exists; made with no node when it does not."""
+    from azure.ai.ml.entities import AmlCompute
+
+    ml = azure_clients.ml_client()
+    name = recipe.compute.cluster or settings().training_compute
+    try:
+        ml.compute.get(name)
+    except ResourceNotFoundError:
+        ml.compute.begin_create_or_update(
+            AmlCompute(
+                name=name,
+                size=recipe.compute.instance_type or settings().training_instance_type,
+                min_instances=0,
+                max_instances=recipe.compute.max_nodes,
+                idle_time_before_scale_down=IDLE_SECONDS,
+            )
+        ).result()
+    return name
+
+
+def _datastore(name: str) -> str:
+    """The container behind one of the workspace's datastores."""
+    return str(azure_clients.ml_client().datastores.get(name).container_name)
+
+
+def _log_tail(job: str) -> str:
+    """The last lines of the job's log, read from where Azure ML keeps it."""
+    container = azure_clients.workspace_container(_datastore("workspaceartifactstore"))
+    blob = container.get_blob_client(f"ExperimentRun/dcid.{job}/user_logs/std_log.txt")
+    try:
+        size = blob.get_blob_properties().size
+        if not size:
+            return ""
+        start = max(0, size - LOG_TAIL_BYTES)
+        raw = blob.download_blob(offset=start, length=size - start).readall()
+    except ResourceNotFoundError:
+        return ""
+    # Progress lines say nothing of why it ended.
+    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line and not line.startswith("progress ")]
+    return "\n".join(lines[-LOG_TAIL_LINES:])

@@ -1,0 +1,79 @@
+"""Event Grid triggers: an event becomes a run id on the queue; nothing else, and never an error."""
+
+import logging
+from typing import Any
+from urllib.parse import unquote
+
+import azure.functions as func
+from azure.eventgrid import SystemEventNames
+
+from . import intake
+from .advance import wake
+from .runs import run_id
+from .settings import settings
+
+log = logging.getLogger("function_app.events")
+blueprint = func.Blueprint()
+
+BLOB_CREATED = str(SystemEventNames.StorageBlobCreatedEventName.value)
+JOB_EVENTS = frozenset(
+    str(name.value)
+    for name in (
+        SystemEventNames.MachineLearningServicesRunCompletedEventName,
+        SystemEventNames.MachineLearningServicesRunStatusChangedEventName,
+    )
+)
+# Calls that commit a whole file. On hierarchical accounts CreateFile comes first, with nothing in the file.
+COMMITS = frozenset({"PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose"})
+
+
+@blueprint.event_grid_trigger(arg_name="event")
+def on_dataset_uploaded(event: func.EventGridEvent) -> None:
+    """BlobCreated in the datasets container: ask for its run."""
+    data = _data(event)
+    name = _blob_name(event.subject)
+    etag = str(_get(data, "eTag") or "").strip('"')
+    size = _get(data, "contentLength")
+    committed = event.event_type == BLOB_CREATED and _get(data, "api") in COMMITS and size != 0
+    if not committed or not name or not etag:
+        log.info("event id=%s ignored: no committed file of %s", event.id, settings().datasets_container)
+        return
+    model = intake.model_of(name)
+    if model is None:
+        return  # a recipe or a held-out file: read when the next dataset comes
+    id = run_id(model, name, etag)
+    wake(id, {"blob": name, "etag": etag})
+    log.info("event id=%s run_id=%s", event.id, id)
+
+
+@blueprint.event_grid_trigger(arg_name="event")
+def on_job_event(event: func.EventGridEvent) -> None:
+    """A job of Azure ML changed its status: look at its run. Jobs of others have no record and are dropped there."""
+    data = _data(event)
+    id = _get(data, "runId") or event.subject.rpartition("/runs/")[2]
+    tags = _get(data, "runTags")
+    ours = event.event_type in JOB_EVENTS and isinstance(id, str) and id
+    if not ours or (isinstance(tags, dict) and tags and _get(tags, "run_id") != id):
+        log.info("event id=%s ignored: not a job of ours", event.id)
+        return
+    wake(id)
+    log.info("event id=%s run_id=%s", event.id, id)
+
+
+def _data(event: func.EventGridEvent) -> dict[str, Any]:
+    try:
+        data = event.get_json()
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _get(data: dict[str, Any], name: str) -> Any:
+    """A field whatever its case: payloads and documentation differ (runId, RunId; eTag, etag)."""
+    return next((value for key, value in data.items() if key.lower() == name.lower()), None)
+
+
+def _blob_name(subject: str) -> str:
+    """``/blobServices/default/containers/<container>/blobs/<name>`` → ``<name>``; "" for other containers."""
+    prefix = f"/blobServices/default/containers/{settings().datasets_container}/blobs/"
+    return unquote(subject.removeprefix(prefix)) if subject.startswith(prefix) else ""

@@ -1,0 +1,246 @@
+"""OpenAI's wire format: what a chat request may hold, what answers, errors and streams look like. No I/O."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from .openai_messages import MessageError, read_messages
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_NESTING = 32
+DONE = b"data: [DONE]\n\n"
+
+# What is passed to the endpoint as it is. Anything else is refused by name rather than dropped.
+PASSED_ON = {
+    "chat_template_kwargs", "frequency_penalty", "ignore_eos", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "metadata", "min_p", "min_tokens", "parallel_tool_calls", "presence_penalty", "reasoning_effort",
+    "repetition_penalty", "response_format", "seed", "stop", "temperature", "tool_choice", "tools", "top_k",
+    "top_logprobs", "top_p", "user",
+}  # fmt: skip
+READ_HERE = {"messages", "model", "n", "stream", "stream_options"}
+
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+COUNTS = ("max_tokens", "max_completion_tokens")
+
+
+class ApiError(Exception):
+    """An answer that is not 200, in OpenAI's shape; the message is shown to the caller."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code or ""
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+        self.headers = {"Retry-After": retry_after} if retry_after else {}
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A request that has been checked. ``parameters`` are the fields that the endpoint gets besides the messages."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    parameters: dict[str, Any]
+    stream: bool
+    include_usage: bool
+
+
+def read_chat_request(body: bytes) -> ChatRequest:
+    """Parse and check the body of ``POST v1/chat/completions``.
+
+    A field that is null counts as not given, as with OpenAI. Raises ApiError (400 or 413) that names the field.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise ApiError(
+            413, f"The request is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB.", code="request_too_large"
+        )
+    fields = _read_object(body)
+    for name in fields:
+        _check_known(name)
+    model = fields.get("model")
+    if not isinstance(model, str) or not model:
+        raise _invalid("model", "must be the name of a model; GET v1/models lists them")
+    stream = fields.get("stream", False)
+    if not isinstance(stream, bool):
+        raise _invalid("stream", "must be true or false")
+    if fields.get("n", 1) != 1 or isinstance(fields.get("n"), bool):
+        raise _invalid("n", "must be 1: one request gives one answer here")
+    parameters = {name: value for name, value in fields.items() if name in PASSED_ON}
+    _check_parameters(parameters)
+    include_usage = _read_stream_options(fields.get("stream_options"), stream)
+    if stream:
+        # Always asked for, since the log wants the counts; the caller gets them only if it asked too.
+        parameters["stream_options"] = {"include_usage": True}
+    try:
+        messages = read_messages(fields.get("messages"))
+    except MessageError as error:
+        raise _invalid(error.param, str(error)) from None
+    return ChatRequest(model, messages, parameters, stream, include_usage)
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(body)
+    except RecursionError:
+        raise ApiError(400, f"The JSON is nested more than {MAX_NESTING} deep.", code="invalid_json") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise ApiError(
+            400, 'The body must be a JSON object such as {"model": …, "messages": […]}.', code="invalid_json"
+        )
+    _check_tree(value, "", MAX_NESTING)
+    return {name: part for name, part in value.items() if part is not None}
+
+
+def _check_tree(value: Any, path: str, levels: int) -> None:
+    """Refuse JSON that is too deep, and keys that Prompt Flow would follow.
+
+    Prompt Flow replaces an object such as {"data:image/png;path": "…"}, wherever it is in a flow's input, by the file
+    (or, with ;url, by the download) that it names: from a request that would be reading the server's own files.
+    """
+    if levels == 0:
+        raise ApiError(400, f"The JSON is nested more than {MAX_NESTING} deep.", code="invalid_json")
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key.startswith("data:"):
+                raise _invalid(path or key, 'must not hold keys that start with "data:"')
+            if isinstance(part, dict | list):
+                _check_tree(part, f"{path}.{key}" if path else key, levels - 1)
+    else:
+        for index, part in enumerate(value):
+            if isinstance(part, dict | list):
+                _check_tree(part, f"{path}[{index}]", levels - 1)
+
+
+def _check_known(name: str) -> None:
+    if name in PASSED_ON or name in READ_HERE:
+        return
+    near = difflib.get_close_matches(name, PASSED_ON | READ_HERE, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ApiError(
+        400, f"The field {name[:100]!r} is not supported here{hint}", param=name[:100], code="unknown_parameter"
+    )
+
+
+def _check_parameters(parameters: dict[str, Any]) -> None:
+    for name, (low, high) in RANGES.items():
+        value = parameters.get(name, low)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise _invalid(name, f"must be a number from {low} to {high}")
+    for name in COUNTS:
+        value = parameters.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise _invalid(name, "must be a whole number above 0")
+    stop = parameters.get("stop", "")
+    if not isinstance(stop, str) and not (isinstance(stop, list) and all(isinstance(part, str) for part in stop)):
+        raise _invalid("stop", "must be a string or a list of strings")
+
+
+def _read_stream_options(options: Any, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not stream:
+        raise _invalid("stream_options", "is allowed only with stream: true")
+    if not isinstance(options, dict) or not options.keys() <= {"include_usage", "include_obfuscation"}:
+        raise _invalid("stream_options", "may hold include_usage and nothing else")
+    include_usage = options.get("include_usage") or False
+    if not isinstance(include_usage, bool) or options.get("include_obfuscation"):
+        raise _invalid("stream_options", "may hold include_usage, which is true or false, and nothing else")
+    return include_usage
+
+
+def _invalid(param: str, message: str) -> ApiError:
+    return ApiError(400, f"{param} {message}.", param=param, code="invalid_value")
+
+
+def model_not_found(model: str, live: list[str]) -> ApiError:
+    """The answer to a name that no live model has."""
+    if not live:
+        text = "No model is live yet. Drop a JSONL file into the datasets container; a model is live minutes later."
+        return ApiError(404, text, param="model", code="model_not_found")
+    text = f"The model {model[:100]!r} is not live. Live models: {', '.join(live)}."
+    return ApiError(404, text, param="model", code="model_not_found")
+
+
+def flow_failed(
+    kind: str,
+    message: str,
+    upstream_status: int | None = None,
+    retry_after: str | None = None,
+    param: str | None = None,
+    code: str | None = None,
+) -> ApiError:
+    """What the caller is told when the flow failed; the arguments are those of flow/endpoint_errors.py."""
+    if kind == "refused" and upstream_status in (400, 413, 422):
+        return ApiError(413 if upstream_status == 413 else 400, message, param=param, code=code)
+    if kind == "refused" and upstream_status == 429:
+        return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", retry_after=retry_after)
+    if kind == "timeout" or upstream_status in (408, 504):
+        return ApiError(504, message, type="server_error", code="endpoint_timeout")
+    if kind in ("unreachable", "not_configured") or upstream_status == 503:
+        return ApiError(503, message, type="server_error", code="endpoint_unavailable", retry_after=retry_after)
+    if upstream_status in (401, 403, 404):
+        # The caller's key and path were right; it is this app that the endpoint turned away.
+        message = f"The model's endpoint turned this app away with {upstream_status}; its log says more."
+    return ApiError(502, message, type="server_error", code="endpoint_failed")
+
+
+def model_object(model: str, created: int, details: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of ``v1/models``. ``created`` is in seconds since 1970; ``details`` are extra fields."""
+    return {"id": model, "object": "model", "created": created, "owned_by": "fine-tuned", **details}
+
+
+class ChunkWriter:
+    """Writes a stream as server-sent events: a role first, the deltas, the finish, usage if asked for."""
+
+    def __init__(self, include_usage: bool) -> None:
+        self.usage: dict[str, Any] = {}
+        self._include_usage = include_usage
+        self._begun = False
+
+    def chunk(self, chunk: dict[str, Any]) -> bytes:
+        """Return the event for one chat.completion.chunk; nothing for one that the caller did not ask for."""
+        if isinstance(usage := chunk.get("usage"), dict):
+            self.usage = usage
+        if not chunk.get("choices"):
+            return _event(chunk) if usage and self._include_usage else b""
+        if not self._include_usage:
+            chunk.pop("usage", None)
+        if not self._begun:
+            self._begun = True
+            delta = chunk["choices"][0].setdefault("delta", {})
+            delta.setdefault("role", "assistant")
+        return _event(chunk)
+
+    @staticmethod
+    def error(error: ApiError) -> bytes:
+        """Return the event that tells of a failure after the answer has begun."""
+        return _event(error.body)
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + to_json(value) + b"\n\n"
+
+
+def to_json(value: Any) -> bytes:
+    """Return JSON in ASCII, so that no string that a model may produce (half a surrogate pair) fails to encode."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,207 @@
+"""The run record and its store: a JSON blob for each run, changed only by compare-and-swap on its ETag."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, Protocol
+
+import msgspec
+from azure.core import MatchConditions
+from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.storage.blob import ContainerClient
+
+
+class Stage(StrEnum):
+    """Where a run is. The first ten come in this order; then it stays ``live`` until ``retired``, or ended before."""
+
+    RECEIVED = "received"
+    VALIDATED = "validated"
+    TRAINING = "training"
+    TRAINED = "trained"
+    APPROVED = "approved"
+    REGISTERED = "registered"
+    DEPLOYING = "deploying"
+    VERIFYING = "verifying"
+    SHIFTING = "shifting"
+    LIVE = "live"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    RETIRED = "retired"
+
+
+ENDS = frozenset({Stage.LIVE, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED, Stage.RETIRED})
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line of a run's history."""
+
+    at: datetime
+    stage: Stage
+    reason: str
+
+
+class DatasetVersion(msgspec.Struct, frozen=True):
+    """One version of one dropped file. ``blob`` is its name in the datasets container, ``etag`` without quotes."""
+
+    blob: str
+    etag: str
+    size: int
+    uploaded_at: datetime
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """One pass through the loop for one version of one dataset.
+
+    ``wake_at``: when the message that is under way arrives. ``attempts``: of the present step, at Azure's failures.
+    ``fingerprint``: of the records and the recipe, by which a second drop of the same file is recognised.
+    """
+
+    id: str
+    model: str
+    dataset: DatasetVersion
+    received_at: datetime
+    stage: Stage = Stage.RECEIVED
+    history: list[Event] = []
+    wake_at: datetime | None = None
+    attempts: int = 0
+    fingerprint: str = ""
+    recipe: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
+    links: dict[str, str] = {}
+
+    @property
+    def ended(self) -> bool:
+        return self.stage in ENDS
+
+    @property
+    def suffix(self) -> str:
+        """The 12 hex digits of the id; what has a short name in Azure is called by them."""
+        return self.id.rpartition("-")[2]
+
+    @property
+    def deployment(self) -> str:
+        return f"r-{self.suffix}"
+
+    @property
+    def model_version(self) -> str:
+        """The time of receipt to the millisecond: sorts, and stays the same however often it is registered."""
+        return self.received_at.strftime("%Y%m%d%H%M%S") + f"{self.received_at.microsecond // 1000:03d}"
+
+    @property
+    def stage_since(self) -> datetime:
+        return self.history[-1].at if self.history else self.received_at
+
+    def move(self, stage: Stage, reason: str, now: datetime) -> None:
+        """Enter a stage, with the reason for people to read."""
+        self.stage = stage
+        self.history = [*self.history, Event(now, stage, reason)]
+        self.attempts = 0
+        self.wake_at = None
+
+
+def run_id(model: str, blob: str, etag: str) -> str:
+    """The id of the run for one version of a file: the same file dropped once gives one run, whoever asks.
+
+    The container-relative name is hashed, not the URL: an account that is renamed or fails over keeps its runs.
+    """
+    digest = sha256(f"{blob}\n{etag.strip(chr(34))}".encode()).hexdigest()
+    return f"{model}-{digest[:12]}"
+
+
+def new_run(model: str, dataset: DatasetVersion, now: datetime) -> Run:
+    run = Run(id=run_id(model, dataset.blob, dataset.etag), model=model, dataset=dataset, received_at=now)
+    run.move(Stage.RECEIVED, f"{dataset.blob}, {dataset.size:,} bytes", now)
+    return run
+
+
+class Conflict(Exception):
+    """Someone else has changed the record since it was read; what they did counts."""
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a listing tells of a run without reading its record.
+
+    ``due`` is when the run should be looked at: its ``wake_at``, or the record's last change while it is on its way.
+    """
+
+    id: str
+    model: str
+    stage: Stage
+    uploaded_at: datetime
+    due: datetime
+    fingerprint: str
+
+
+class RunStore(Protocol):
+    """Where run records are kept."""
+
+    def get(self, id: str) -> tuple[Run, str] | None:
+        """The record and its ETag, or None."""
+
+    def create(self, run: Run) -> bool:
+        """Store a new record; False when one is there already."""
+
+    def save(self, run: Run, etag: str) -> str:
+        """Replace the record that had ``etag`` and return the new ETag. Raises Conflict."""
+
+    def summaries(self, prefix: str = "") -> Iterator[Summary]:
+        """All runs whose id begins with ``prefix``."""
+
+
+class BlobRunStore:
+    """Run records as blobs ``<run-id>.json``; the listing's facts are the blob's metadata."""
+
+    def __init__(self, container: ContainerClient) -> None:
+        self._container = container
+
+    def get(self, id: str) -> tuple[Run, str] | None:
+        try:
+            stream = self._container.download_blob(f"{id}.json")
+        except ResourceNotFoundError:
+            return None
+        return msgspec.json.decode(stream.readall(), type=Run), stream.properties.etag
+
+    def create(self, run: Run) -> bool:
+        try:
+            self._upload(run, overwrite=False)
+        except ResourceExistsError:
+            return False
+        return True
+
+    def save(self, run: Run, etag: str) -> str:
+        try:
+            return self._upload(run, overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
+        except (ResourceModifiedError, ResourceNotFoundError) as error:
+            raise Conflict(run.id) from error
+
+    def summaries(self, prefix: str = "") -> Iterator[Summary]:
+        for blob in self._container.list_blobs(name_starts_with=prefix, include=["metadata"]):
+            known = blob.metadata or {}
+            if "/" in blob.name or not blob.name.endswith(".json") or "stage" not in known:
+                continue
+            yield Summary(
+                id=blob.name.removesuffix(".json"),
+                model=known["model"],
+                stage=Stage(known["stage"]),
+                uploaded_at=datetime.fromisoformat(known["uploaded_at"]),
+                due=datetime.fromisoformat(known["wake_at"]) if "wake_at" in known else blob.last_modified,
+                fingerprint=known.get("fingerprint", ""),
+            )
+
+    def _upload(self, run: Run, **conditions: Any) -> str:
+        metadata = {"model": run.model, "stage": str(run.stage), "uploaded_at": run.dataset.uploaded_at.isoformat()}
+        if run.fingerprint:
+            metadata["fingerprint"] = run.fingerprint
+        if run.wake_at:
+            metadata["wake_at"] = run.wake_at.isoformat()
+        body = msgspec.json.format(msgspec.json.encode(run))
+        blob = self._container.get_blob_client(f"{run.id}.json")
+        etag: str = blob.upload_blob(body, metadata=metadata, **conditions)["etag"]
+        return etag
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

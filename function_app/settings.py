@@ -1,0 +1,86 @@
+"""Every environment variable that the function app reads, in one place, typed."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+class SettingsError(ValueError):
+    """A required setting is missing or malformed; the message names it and says what it should be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The app settings. ``Storage__*`` follow the naming of Azure Functions' identity-based connections,
+    so the queue trigger and our own clients read the same ones."""
+
+    blob_service_uri: str
+    queue_service_uri: str
+    workspace_blob_service_uri: str
+    subscription_id: str
+    resource_group: str
+    workspace: str
+    datasets_container: str
+    runs_container: str
+    reports_container: str
+    runs_queue: str
+    training_compute: str
+    training_instance_type: str
+    training_image: str
+    serving_instance_type: str
+    endpoint_identity_id: str
+    chat_api_keys: str
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """Build the settings from ``env``. Raises SettingsError with one sentence that names the variable."""
+
+    def required(name: str, example: str) -> str:
+        value = env.get(name, "").strip()
+        if not value:
+            raise SettingsError(f"The app setting {name} is missing; set it to {example}.")
+        return value
+
+    def url(name: str, value: str) -> str:
+        if not value.startswith("https://"):
+            raise SettingsError(
+                f"The app setting {name} must be an https:// URL (tokens are never sent in clear); it is {value!r}."
+            )
+        return value.rstrip("/")
+
+    blob = url(
+        "Storage__blobServiceUri",
+        required("Storage__blobServiceUri", "the storage account's blob URL, https://<account>.blob.core.windows.net"),
+    )
+    queue = url(
+        "Storage__queueServiceUri",
+        required(
+            "Storage__queueServiceUri", "the storage account's queue URL, https://<account>.queue.core.windows.net"
+        ),
+    )
+    workspace_blob = url("WorkspaceStorage__blobServiceUri", env.get("WorkspaceStorage__blobServiceUri", "") or blob)
+    return Settings(
+        blob_service_uri=blob,
+        queue_service_uri=queue,
+        workspace_blob_service_uri=workspace_blob,
+        subscription_id=required("AZURE_SUBSCRIPTION_ID", "the subscription of the Azure ML workspace"),
+        resource_group=required("AZURE_RESOURCE_GROUP", "the resource group of the Azure ML workspace"),
+        workspace=required("AZURE_ML_WORKSPACE", "the name of the Azure ML workspace"),
+        datasets_container=env.get("DATASETS_CONTAINER", "datasets"),
+        runs_container=env.get("RUNS_CONTAINER", "runs"),
+        reports_container=env.get("REPORTS_CONTAINER", "reports"),
+        runs_queue=env.get("RUNS_QUEUE", "runs"),
+        training_compute=env.get("TRAINING_COMPUTE", "training"),
+        training_instance_type=env.get("TRAINING_INSTANCE_TYPE", "Standard_E16s_v3"),
+        training_image=env.get("TRAINING_IMAGE", "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"),
+        serving_instance_type=env.get("SERVING_INSTANCE_TYPE", "Standard_E4s_v3"),
+        endpoint_identity_id=env.get("ENDPOINT_IDENTITY_ID", ""),
+        chat_api_keys=env.get("CHAT_API_KEYS", ""),
+    )
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return read_settings(os.environ)

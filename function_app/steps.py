@@ -1,0 +1,216 @@
+"""One step of a run: look at what is there, decide by the state machine, do it. Used by advance.py alone."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import msgspec
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceNotFoundError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+
+from . import intake, release
+from .engines import command
+from .errors import StepError, TransientError, UserError
+from .lifecycle import (
+    CollectResults,
+    CreateDeployment,
+    CreateEndpoint,
+    Finish,
+    GoLive,
+    Move,
+    Nothing,
+    Observation,
+    Register,
+    ShiftTraffic,
+    Step,
+    SubmitJob,
+    Twin,
+    Validate,
+    Verify,
+    Wait,
+    next_step,
+)
+from .recipe import Recipe
+from .runs import Run, RunStore, Stage, Summary, utc_now
+
+log = logging.getLogger("function_app.steps")
+
+MAX_ATTEMPTS = 8  # of one step that Azure could not do; with the delays below about half an hour
+RETRY_DELAYS = (2, 5, 15, 60, 120, 300, 600, 900)  # seconds
+# Stages of a run that counts: its data is good, and it has not ended badly.
+COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED})
+TRANSIENT_STATUS = frozenset({408, 409, 412, 423, 429, 500, 502, 503, 504})
+
+
+def take(runs: RunStore, run: Run) -> Step:
+    """Observe, decide and act once. What goes wrong becomes part of the run; a bug is raised."""
+    now = utc_now()
+    try:
+        step = next_step(run, observe(runs, run), now)
+        _act(runs, run, step, now)
+        return step
+    except intake.Replaced:
+        return finish(run, Finish(Stage.SUPERSEDED, "the file was replaced or deleted while it was read"))
+    except UserError as error:
+        intake.explain(run, error)
+        return finish(run, Finish(Stage.REJECTED, str(error)))
+    except StepError as error:
+        return finish(run, Finish(Stage.FAILED, str(error)))
+    except (TransientError, AzureError) as error:
+        if not _transient(error):
+            return finish(run, Finish(Stage.FAILED, f"Azure refused: {_first_line(error)}"))
+        run.attempts += 1
+        log.warning(
+            "advance run_id=%s stage=%s attempt=%d error=%s", run.id, run.stage, run.attempts, type(error).__name__
+        )
+        if run.attempts > MAX_ATTEMPTS:
+            return finish(run, Finish(Stage.FAILED, f"gave up after {MAX_ATTEMPTS} attempts: {_first_line(error)}"))
+        run.wake_at = None
+        return Wait(timedelta(seconds=RETRY_DELAYS[run.attempts - 1]), "Azure could not do it this time")
+
+
+def observe(runs: RunStore, run: Run) -> Observation:
+    """Look at what the run's stage depends on, and at nothing else."""
+    if run.stage in (Stage.RECEIVED, Stage.TRAINED):
+        return Observation()
+    others = [
+        other for other in runs.summaries(f"{run.model}-")
+        if other.model == run.model and other.id != run.id and other.stage in COUNTING
+    ]  # fmt: skip
+    overtaken_by = _overtaken_by(run, others)
+    match run.stage:
+        case Stage.VALIDATED:
+            return Observation(overtaken_by, _twins(run, others))
+        case Stage.APPROVED | Stage.VERIFYING:
+            return Observation(overtaken_by)
+        case Stage.TRAINING:
+            return Observation(overtaken_by, job=command.observe(run))
+        case _:
+            state, traffic = release.observe_endpoint(run)
+            deployment = release.observe_deployment(run) if state and run.stage != Stage.REGISTERED else None
+            return Observation(overtaken_by, endpoint_state=state, deployment=deployment, traffic=traffic)
+
+
+def _overtaken_by(run: Run, others: list[Summary]) -> str:
+    """The newest run whose data came later; the same file dropped again overtakes nothing."""
+    newer = [
+        (other.uploaded_at, other.id)
+        for other in others
+        if other.uploaded_at > run.dataset.uploaded_at and other.fingerprint != run.fingerprint
+    ]
+    return max(newer)[1] if newer else ""
+
+
+def _twins(run: Run, others: list[Summary]) -> tuple[Twin, ...]:
+    """The runs of the same records and recipe, but for those whose model no longer serves."""
+    mine = (run.dataset.uploaded_at, run.id)
+    return tuple(
+        Twin(other.id, other.stage, (other.uploaded_at, other.id) < mine)
+        for other in others
+        if other.fingerprint == run.fingerprint and other.stage != Stage.RETIRED
+    )
+
+
+def _act(runs: RunStore, run: Run, step: Step, now: datetime) -> None:
+    """Do the step and enter the stage that it leads to. Every action may be repeated."""
+    match step:
+        case Validate():
+            intake.take_in(run)
+            counts = run.numbers["dataset"]
+            run.move(Stage.VALIDATED, f"{counts['train']} records to train on, {counts['eval']} held out", now)
+        case SubmitJob():
+            run.links["job"] = command.submit(run, _recipe(run))
+            run.move(Stage.TRAINING, f"job {run.id} submitted", now)
+        case CollectResults():
+            _collect(run)
+            run.move(Stage.TRAINED, "the training job completed", now)
+        case Register():
+            release.register(run)
+            run.move(Stage.REGISTERED, f"model {run.model}, version {run.model_version}", now)
+        case CreateEndpoint():
+            release.create_endpoint(run)
+        case CreateDeployment():
+            release.create_deployment(run, _recipe(run))
+            run.move(
+                Stage.DEPLOYING, f"deployment {run.deployment} on endpoint {release.endpoint_name(run.model)}", now
+            )
+        case Verify():
+            run.move(Stage.SHIFTING, release.verify(run), now)
+        case ShiftTraffic():
+            release.shift_traffic(run)
+        case GoLive():
+            release.write_live_record(run)
+            _replace_others(runs, run, now)
+            run.links["chat"] = "/api/v1/chat/completions"
+            run.move(Stage.LIVE, f"all traffic goes to {run.deployment}", now)
+        case Move(stage, reason):
+            run.move(stage, reason, now)
+        case Finish():
+            finish(run, step)
+        case Wait() | Nothing():
+            return
+    log.info("step run_id=%s kind=%s stage=%s", run.id, type(step).__name__, run.stage)
+
+
+def _collect(run: Run) -> None:
+    try:
+        results = msgspec.json.decode(command.metrics(run))
+    except ResourceNotFoundError:
+        raise StepError("the training job completed but wrote no metrics.json") from None
+    except msgspec.DecodeError as error:
+        raise StepError(f"the training job's metrics.json cannot be read: {error}") from None
+    run.numbers.update(results)
+
+
+def finish(run: Run, step: Finish) -> Finish:
+    """Enter an end, and stop what costs money: the job, and a deployment that got no traffic."""
+    if run.stage == Stage.TRAINING:
+        _quietly(run, command.cancel)
+    if run.stage in (Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING):
+        _quietly(run, release.discard_deployment)
+    run.move(step.stage, step.reason, utc_now())
+    log.info("end run_id=%s stage=%s", run.id, run.stage)
+    return step
+
+
+def _quietly(run: Run, clean_up: Callable[[Run], None]) -> None:
+    """Clean up after a run that ends anyway: its reason to end is worth more than the failure of this."""
+    try:
+        clean_up(run)
+    except AzureError as error:
+        log.warning("clean_up run_id=%s action=%s error=%s", run.id, clean_up.__name__, _first_line(error))
+
+
+def _replace_others(runs: RunStore, run: Run, now: datetime) -> None:
+    """Delete the endpoint's other deployments, but not a challenger that is still on its way; retire their runs."""
+    for deployment, id in release.other_deployments(run).items():
+        found = runs.get(id)
+        if found is not None and not found[0].ended:
+            continue
+        release.delete_deployment(run, deployment)
+        # It has ended already, so nobody else changes it.
+        if found is not None and found[0].stage == Stage.LIVE:
+            found[0].move(Stage.RETIRED, f"replaced by {run.id}", now)
+            runs.save(*found)
+
+
+def _recipe(run: Run) -> Recipe:
+    return msgspec.convert(run.recipe, Recipe)
+
+
+def _transient(error: Exception) -> bool:
+    if isinstance(error, ClientAuthenticationError):
+        return False
+    if isinstance(error, HttpResponseError):
+        return error.status_code is None or error.status_code in TRANSIENT_STATUS
+    return isinstance(error, (TransientError, ServiceRequestError, ServiceResponseError))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
