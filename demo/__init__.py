@@ -1,0 +1,1 @@
+"""The demo: one file dropped, every stage shown, three questions asked."""
