@@ -1,0 +1,101 @@
+"""A local Azure of the tests' own: started in a temporary folder, on free ports, and stopped at the end."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.identity import DefaultAzureCredential
+from azure.storage.blob import BlobServiceClient
+
+ROOT = Path(__file__).resolve().parents[1]
+ENDS = ("live", "rejected", "failed", "cancelled", "superseded", "retired")
+
+
+class LocalAzure:
+    """What a test does with a running local Azure: drop files, wait for runs, read the records."""
+
+    def __init__(self, home: Path, environment: dict[str, str]) -> None:
+        self.home = home
+        self.environment = environment
+        self.storage = BlobServiceClient(environment["Storage__blobServiceUri"], credential=DefaultAzureCredential())
+
+    def drop(self, blob: str, content: bytes) -> str:
+        """Upload into the datasets container and return the ETag without quotes."""
+        client = self.storage.get_blob_client("datasets", blob)
+        return str(client.upload_blob(content, overwrite=True)["etag"]).strip('"')
+
+    def records(self, model: str) -> list[dict[str, Any]]:
+        runs = self.storage.get_container_client("runs")
+        names = [b.name for b in runs.list_blobs(name_starts_with=f"{model}-") if "/" not in b.name]
+        return [json.loads(runs.download_blob(name).readall()) for name in names]
+
+    def wait_for_end(self, model: str, etag: str, limit: float = 240) -> dict[str, Any]:
+        """The record of the run for the file version ``etag`` once it has ended."""
+        deadline = time.monotonic() + limit
+        found: list[dict[str, Any]] = []
+        while time.monotonic() < deadline:
+            found = [record for record in self.records(model) if record["dataset"]["etag"] == etag]
+            if found and found[0]["stage"] in ENDS:
+                return found[0]
+            time.sleep(0.3)
+        history = found[0]["history"] if found else "no record"
+        raise AssertionError(f"no end after {limit} s: {history}\n{self.log('functions')[-2000:]}")
+
+    def report(self, run_id: str) -> str:
+        """The report for people."""
+        blob = self.storage.get_blob_client("reports", f"{run_id}.md")
+        return str(blob.download_blob().readall().decode())
+
+    def exists(self, container: str, blob: str) -> bool:
+        try:
+            self.storage.get_blob_client(container, blob).get_blob_properties()
+        except ResourceNotFoundError:
+            return False
+        return True
+
+    def log(self, part: str) -> str:
+        return (self.home / "logs" / f"{part}.log").read_text(encoding="utf-8", errors="replace")
+
+
+def run_emulator(home: Path, *arguments: str) -> str:
+    """``python -m emulator …`` with its own state folder; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "EMULATOR_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def exports(text: str) -> dict[str, str]:
+    """The variables of ``export NAME=value`` lines."""
+    words = [shlex.split(line)[1] for line in text.splitlines()]
+    return dict(word.split("=", 1) for word in words)
+
+
+@contextmanager
+def local_azure(home: Path, *arguments: str) -> Iterator[LocalAzure]:
+    """Start one, put its variables into this process's environment, and stop it at the end."""
+    before = dict(os.environ)
+    run_emulator(home, "up", *arguments)
+    try:
+        environment = exports(run_emulator(home, "env"))
+        os.environ.update(environment)
+        yield LocalAzure(home, environment)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        run_emulator(home, "down")

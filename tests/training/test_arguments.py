@@ -1,0 +1,97 @@
+"""The command line and the config file of the job, and the errors that a person reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training import FineTuneError
+from training.arguments import parse_arguments
+from training.fine_tune import main
+
+REQUIRED = ["--train_file", "t.jsonl", "--model_output", "m", "--report_output", "r"]
+
+
+def config(tmp_path: Path, name: str = "recipe.json", **values: object) -> list[str]:
+    path = tmp_path / name
+    path.write_text(json.dumps(values))
+    return ["--config", str(path), *REQUIRED]
+
+
+def test_a_flag_wins_over_the_config_file(tmp_path: Path) -> None:
+    arguments = parse_arguments([*config(tmp_path, epochs=3, batch_size=4), "--epochs", "2.5"])
+    assert (arguments.epochs, arguments.batch_size) == (2.5, 4)
+
+
+def test_yaml_is_read_too_and_its_exponents_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rate: 1e-4\nmethod: lora\nquestions:\n  - Who?\n")
+    arguments = parse_arguments(["--config", str(path), *REQUIRED])
+    assert (arguments.learning_rate, arguments.method, arguments.questions) == (1e-4, "lora", ["Who?"])
+
+
+def test_null_means_the_default_of_that_kind_of_base(tmp_path: Path) -> None:
+    embedded = parse_arguments(config(tmp_path, learning_rate=None, lora_r=None))
+    real = parse_arguments(config(tmp_path, base_model="some/model", method="lora"))
+    assert (embedded.learning_rate, embedded.lora_r) == (3e-3, 16)
+    assert (real.learning_rate, real.copies_without_system) == (2e-4, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "flags", "message"),
+    [
+        ({"learing_rate": 1}, [], "unknown option 'learing_rate' in recipe.json, did you mean 'learning_rate'?"),
+        ({}, ["--epoch", "3"], "unknown option --epoch, did you mean 'epochs'?"),
+        ({"epochs": "many"}, [], "epochs in recipe.json must be a number, found 'many'"),
+        ({"batch_size": 2.5}, [], "batch_size in recipe.json must be a whole number, found 2.5"),
+        ({"packing": "maybe"}, [], "packing in recipe.json must be true or false, found 'maybe'"),
+        ({"questions": "Who?"}, [], "questions in recipe.json must be a list of texts"),
+        ({"method": "qlora"}, [], "method in recipe.json must be one of full, lora, found 'qlora'"),
+        ({"epochs": 0}, [], "epochs must be greater than 0, found 0.0"),
+        ({}, ["--warmup", "nan"], "--warmup must be a number, found 'nan'"),
+        ({"env": {"PATH": ""}}, [], "unknown option 'env' in recipe.json"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path: Path, values: dict[str, object], flags: list[str], message: str) -> None:
+    with pytest.raises(FineTuneError) as caught:
+        parse_arguments([*config(tmp_path, **values), *flags])
+    assert str(caught.value) == message
+
+
+def test_a_missing_option_and_a_broken_config_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FineTuneError, match="missing option --train_file"):
+        parse_arguments([])
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(FineTuneError, match=r"cannot read the config bad\.json"):
+        parse_arguments(["--config", str(tmp_path / "bad.json"), *REQUIRED])
+    with pytest.raises(FineTuneError, match=r"cannot read the config absent\.json"):
+        parse_arguments(["--config", str(tmp_path / "absent.json"), *REQUIRED])
+
+
+SECRET = "my password is swordfish"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "t.jsonl does not exist"),
+        ("\n\n", "t.jsonl holds no records"),
+        ('{"messages": [', "t.jsonl line 1 is not JSON"),
+        (f'\n{{"text": "{SECRET}"}}', "t.jsonl line 2 must be an object with a non-empty list 'messages'"),
+        (f'{{"messages": [{{"role": "user", "content": "{SECRET}"}}]}}', "line 1: the last message must be"),
+        ('{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "line 1: each message needs"),
+        ("\udcff", "t.jsonl is not UTF-8"),
+    ],
+)
+def test_bad_data_ends_the_job_with_one_line_that_tells_no_content(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
+) -> None:
+    path = tmp_path / "t.jsonl"
+    if text is not None:
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    code = main(["--train_file", str(path), "--model_output", "m", "--report_output", "r"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert code == 1
+    assert last.startswith("error: ")
+    assert message in last
+    assert SECRET not in last

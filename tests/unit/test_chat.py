@@ -1,0 +1,188 @@
+"""The chat API end to end in one process: stock OpenAI client -> HTTP function -> Prompt Flow -> TLS endpoint."""
+
+import asyncio
+import logging
+import re
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+from aiohttp import web
+from chat_support import StubContainer, World, chat_world, make_certificate
+
+from function_app import azure_clients, live
+
+ROOT = Path(__file__).resolve().parents[2]
+HELLO = [{"role": "user", "content": "a secret prompt"}]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def world(certificate: tuple[Path, Path]) -> AsyncIterator[World]:
+    async with chat_world(certificate) as made:
+        yield made
+
+
+async def test_the_stock_client_gets_a_whole_answer(world: World) -> None:
+    answer = await world.client().chat.completions.create(
+        model="support", messages=HELLO, temperature=0.5, max_tokens=5
+    )
+    assert answer.choices[0].message.content == "Hello there!"
+    assert answer.model == "support"
+    assert answer.usage.total_tokens == 7
+    assert world.endpoint.bodies == [{"model": "support", "messages": HELLO, "temperature": 0.5, "max_tokens": 5}]
+
+
+async def test_the_endpoint_is_called_with_an_entra_token_and_by_traffic(world: World) -> None:
+    for _ in range(3):
+        await world.client().chat.completions.create(model="support", messages=HELLO)
+    assert world.endpoint.headers[0]["Authorization"].startswith("Bearer ey")
+    assert world.key not in str(world.endpoint.headers)
+    assert "azureml-model-deployment" not in world.endpoint.headers[0]
+    assert world.identity.asked == 1
+    assert len(world.endpoint.connections) == 1, "the connection was not reused"
+
+
+async def test_an_expired_token_is_not_sent(world: World) -> None:
+    world.identity.valid_seconds = 1
+    await world.client().chat.completions.create(model="support", messages=HELLO)
+    await asyncio.sleep(1.1)
+    await world.client().chat.completions.create(model="support", messages=HELLO)
+    assert world.identity.asked == 2
+    assert world.endpoint.headers[0]["Authorization"] != world.endpoint.headers[1]["Authorization"]
+
+
+async def test_the_stock_client_streams_and_gets_usage_if_it_asks(world: World) -> None:
+    stream = await world.client().chat.completions.create(
+        model="support", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello there!"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage.total_tokens == 7
+    assert {chunk.model for chunk in chunks} == {"support"}
+
+
+async def test_a_stream_without_usage_asked_for_has_none_but_the_log_has(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "function_app"):
+        stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
+        chunks = [chunk async for chunk in stream]
+        await asyncio.sleep(0.05)
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    line = next(record.message for record in caplog.records if record.message.startswith("chat "))
+    assert re.search(
+        r"key=tests model=support status=200 stream=true ms=\S+ first_ms=\S+ prompt_tokens=3 completion", line
+    )
+
+
+async def test_nothing_that_is_said_or_secret_is_logged(
+    world: World, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "cannot read: a secret prompt"}}, status=400)
+
+    with caplog.at_level(logging.DEBUG, "function_app"):
+        await world.client().chat.completions.create(model="support", messages=HELLO)
+        [_ async for _ in await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)]
+        world.endpoint.handler = refuse
+        with pytest.raises(openai.BadRequestError):
+            await world.client().chat.completions.create(model="support", messages=HELLO)
+    logged = "".join(record.getMessage() for record in caplog.records if record.name.startswith("function_app"))
+    everything = logged + "".join(capfd.readouterr())
+    assert "status=400" in logged
+    for secret in ("a secret prompt", "Hello there", world.key, "Bearer"):
+        assert secret not in everything
+
+
+async def test_the_first_word_arrives_before_the_last_is_made(world: World) -> None:
+    world.endpoint.pause = 0.3
+    started = time.perf_counter()
+    stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
+    await anext(aiter(stream))
+    assert time.perf_counter() - started < 0.6
+    await stream.close()
+
+
+async def test_a_client_that_leaves_closes_the_stream_to_the_endpoint(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.endpoint.words, world.endpoint.pause = ["word "] * 200, 0.05
+    with caplog.at_level(logging.INFO, "function_app"):
+        stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
+        await anext(aiter(stream))
+        await stream.close()
+        await asyncio.wait_for(world.endpoint.broken_off.wait(), 2)
+    assert any("status=499 code=client_closed" in record.message for record in caplog.records)
+
+
+async def test_models_are_listed_and_described(world: World) -> None:
+    models = (await world.client().models.list()).data
+    assert [model.id for model in models] == ["support"]
+    model = await world.client().models.retrieve("support")
+    assert (model.id, model.object, model.created) == ("support", "model", 1795256100)
+    assert model.base_model == "embedded"
+    with pytest.raises(openai.NotFoundError):
+        await world.client().models.retrieve("other")
+
+
+async def test_a_request_id_is_kept_or_given(world: World) -> None:
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {world.key}"}) as http:
+        async with http.get(f"{world.url}/v1/models", headers={"x-request-id": "my-id.1"}) as answer:
+            assert answer.headers["x-request-id"] == "my-id.1"
+        async with http.get(f"{world.url}/v1/models", headers={"x-request-id": "x" * 65}) as answer:
+            assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+async def test_the_page_allows_only_its_own_script(world: World) -> None:
+    async with aiohttp.ClientSession() as http, http.get(f"{world.url}/chat") as answer:
+        page, policy = await answer.text(), answer.headers["Content-Security-Policy"]
+    assert answer.status == 200
+    assert "default-src 'none'" in policy
+    assert policy.count("'sha256-") == page.count("<script>") + page.count("<style>") == 2
+    assert not re.search(r"""(src|href)=["']?(https?:)?//|\son\w+=|\sstyle=""", page)
+
+
+async def test_sixty_four_at_once_are_all_answered(world: World) -> None:
+    world.endpoint.pause = 0.02
+    client = world.client()
+
+    async def one(number: int) -> str:
+        if number % 2:
+            answer = await client.chat.completions.create(model="support", messages=HELLO)
+            return answer.choices[0].message.content
+        stream = await client.chat.completions.create(model="support", messages=HELLO, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    assert await asyncio.gather(*map(one, range(64))) == ["Hello there!"] * 64
+
+
+def test_importing_the_functions_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; import function_app.chat; "
+        "print([name for name in ('promptflow', 'azure.ai.ml', 'torch', 'openai') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_live_models_of_a_closed_loop_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure_clients, "live_container", StubContainer)
+
+    async def get() -> live.LiveModels:
+        assert live.live_models() is live.live_models()
+        return live.live_models()
+
+    assert asyncio.run(get()) is not asyncio.run(get())
+    assert sum(loop.is_closed() for loop in live._by_loop) <= 1

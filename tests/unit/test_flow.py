@@ -1,0 +1,177 @@
+"""The flow runs as the app runs it and as a person runs it with ``pf``, and survives a caller that leaves."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_support import StubEndpoint, StubIdentity, make_certificate, serve_endpoint, serve_identity
+
+from function_app.flow_runner import FLOW_FILE, FlowError, FlowRunner, FlowStream, flow_runner
+
+ROOT = Path(__file__).resolve().parents[2]
+HELLO = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def identity(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StubIdentity]:
+    async with serve_identity() as stub:
+        monkeypatch.setenv("IDENTITY_ENDPOINT", stub.url)
+        monkeypatch.setenv("IDENTITY_HEADER", "header")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        yield stub
+
+
+@pytest.fixture
+async def endpoint(certificate: tuple[Path, Path], identity: StubIdentity) -> AsyncIterator[StubEndpoint]:
+    async with serve_endpoint(*certificate) as stub:
+        yield stub
+
+
+def inputs(endpoint: StubEndpoint, **more: Any) -> dict[str, Any]:
+    return {"messages": HELLO, "parameters": {}, "model": "support", "scoring_uri": endpoint.uri, **more}
+
+
+async def test_a_named_deployment_gets_the_request(endpoint: StubEndpoint) -> None:
+    answer = await flow_runner().run(inputs(endpoint, deployment="r-1"))
+    assert isinstance(answer, dict)
+    assert answer["model"] == "support"
+    assert endpoint.headers[0]["azureml-model-deployment"] == "r-1"
+
+
+async def test_without_a_scoring_uri_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHAT_SCORING_URI", raising=False)
+    with pytest.raises(FlowError, match="set CHAT_SCORING_URI") as error:
+        await flow_runner().run({"messages": HELLO})
+    assert error.value.kind == "not_configured"
+
+
+async def test_a_token_never_goes_over_plain_http() -> None:
+    with pytest.raises(FlowError, match="must start with https://"):
+        await flow_runner().run({"messages": HELLO, "scoring_uri": "http://localhost:1/"})
+
+
+async def test_without_an_identity_the_error_says_how_to_get_one(
+    endpoint: StubEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("IDENTITY_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    with pytest.raises(FlowError, match="az login") as error:
+        await flow_runner().run(inputs(endpoint))
+    assert error.value.kind == "sign_in_failed"
+    assert not endpoint.bodies
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_made_again(endpoint: StubEndpoint) -> None:
+    await flow_runner().run(inputs(endpoint))
+    calls = 0
+
+    async def drop_once(request: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        endpoint.handler = None
+        request.transport.abort()
+        await asyncio.sleep(0)
+
+    endpoint.handler = drop_once
+    assert isinstance(await flow_runner().run(inputs(endpoint)), dict)
+    assert calls == 1
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+async def test_closing_a_stream_closes_the_connection_read_or_unread(endpoint: StubEndpoint, read: int) -> None:
+    endpoint.words, endpoint.pause = ["word"] * 100, 0.05
+    stream = await flow_runner().run(inputs(endpoint, stream=True))
+    assert isinstance(stream, FlowStream)
+    for _ in range(read):
+        await anext(stream)
+    await stream.aclose()
+    await asyncio.wait_for(endpoint.broken_off.wait(), 2)
+
+
+async def test_a_caller_that_is_cancelled_leaves_nothing_open(endpoint: StubEndpoint) -> None:
+    endpoint.words, endpoint.pause = ["word"] * 100, 0.05
+
+    async def wait_first(request: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await endpoint._stream(request)
+
+    endpoint.handler = wait_first
+    run = asyncio.create_task(flow_runner().run(inputs(endpoint, stream=True)))
+    await asyncio.sleep(0.1)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    await asyncio.wait_for(endpoint.broken_off.wait(), 2)
+
+
+async def test_runs_that_overlap_leave_the_standard_streams_as_they_were(endpoint: StubEndpoint) -> None:
+    before = sys.stdout, sys.stderr
+    await asyncio.gather(*(flow_runner().run(inputs(endpoint)) for _ in range(8)))
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_one_runner_serves_several_event_loops(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    monkeypatch.setenv("IDENTITY_HEADER", "header")
+    runner = FlowRunner()
+
+    async def ask() -> str:
+        async with serve_endpoint(*certificate) as endpoint, serve_identity() as identity:
+            monkeypatch.setenv("IDENTITY_ENDPOINT", identity.url)
+            answer = await runner.run(inputs(endpoint))
+            assert isinstance(answer, dict)
+            return str(answer["choices"][0]["message"]["content"])
+
+    assert [asyncio.run(ask()) for _ in range(3)] == ["Hello there!"] * 3
+    assert sys.modules["endpoint"]._clients == {}, "a client outlived its loop"
+
+
+async def test_pf_flow_test_answers_and_explains_itself(endpoint: StubEndpoint, tmp_path: Path) -> None:
+    async def pf(*arguments: str, **environment: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "promptflow._cli.pf", *arguments, cwd=ROOT,
+            env={
+                **os.environ, "HOME": str(tmp_path), "PF_TRACING_SKIP_LOCAL_SETUP": "true",
+                "PF_TRACING_SKIP_EXPORTER_SETUP": "true", "PF_LOGGING_LEVEL": "CRITICAL", **environment,
+            },
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        out, _ = await process.communicate()
+        return process.returncode or 0, out.decode()
+
+    pf_home = tmp_path / ".promptflow"
+    pf_home.mkdir()
+    (pf_home / "pf.yaml").write_text("telemetry:\n  enabled: false\n")
+    asked = json.dumps([{"role": "user", "content": "How are you?"}])
+    code, said = await pf(
+        "flow", "test", "--flow", "flow", "--inputs", f"messages={asked}", CHAT_SCORING_URI=endpoint.uri
+    )
+    assert code == 0, said
+    assert "Hello there!" in said
+    assert "Unclosed" not in said
+    assert endpoint.bodies == [{"messages": [{"role": "user", "content": "How are you?"}]}]
+    code, said = await pf("flow", "test", "--flow", "flow")
+    assert code != 0
+    assert "set CHAT_SCORING_URI" in said
+
+
+def test_the_flow_needs_no_more_than_it_says() -> None:
+    wanted = set(re.findall(r"^([\w-]+)==", (FLOW_FILE.parent / "requirements.txt").read_text(), re.MULTILINE))
+    imported = set()
+    for file in FLOW_FILE.parent.glob("*.py"):
+        imported |= set(re.findall(r"^(?:from|import) ([\w]+)", file.read_text(), re.MULTILINE))
+    outside = imported - sys.stdlib_module_names - {file.stem for file in FLOW_FILE.parent.glob("*.py")}
+    assert outside == {"aiohttp", "azure", "promptflow"}
+    assert wanted == {"aiohttp", "azure-identity", "promptflow-core"}
