@@ -44,7 +44,7 @@ clean: down ## Delete the local Azure's state (not what is installed)
 check-tools:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "error: Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 …" >&2; exit 1; }
-	@command -v node >/dev/null && command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20)' || \
+	@command -v node >/dev/null && command -v npm >/dev/null && node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' || \
 		{ echo "error: Node.js 20 or later with npm is needed (for Azurite)." >&2; exit 1; }
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt | check-tools
