@@ -1,0 +1,45 @@
+"""What a benchmark returns, and how a table of it is printed."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure. ``ours`` and ``peer`` in ``unit``; ``ratio`` is ours / peer, None where there is no peer.
+
+    ``target`` is the house's aim in words, ``met`` whether this run reached it (None: no aim, only reported).
+    """
+
+    measure: str
+    unit: str
+    ours: float
+    peer_name: str = ""
+    peer: float | None = None
+    target: str = ""
+    met: bool | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return self.ours / self.peer if self.peer else None
+
+    def row(self) -> dict[str, Any]:
+        """The object that ``--json`` writes."""
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def table(measures: list[Measure]) -> str:
+    """The measures as lines of text."""
+    head = ("measure", "ours", "peer", "ratio", "target", "met")
+    rows = [head, *(_cells(m) for m in measures)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _cells(m: Measure) -> tuple[str, ...]:
+    peer = f"{m.peer:.1f} {m.unit} ({m.peer_name})" if m.peer is not None else "–"
+    ratio = f"{m.ratio:.2f}x" if m.ratio is not None else "–"
+    met = {True: "yes", False: "no", None: "–"}[m.met]
+    return m.measure, f"{m.ours:.1f} {m.unit}", peer, ratio, m.target or "–", met
