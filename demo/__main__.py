@@ -78,7 +78,7 @@ class Demo:
         """Show each stage as it comes, and a bar (without a terminal: a line at each quarter) while it trains."""
         with Bar(
             TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
-            console=self.console, transient=True,
+            console=self.console, transient=True, disable=not self.console.is_terminal,
         ) as bar:  # fmt: skip
             task = bar.add_task("training", total=None, visible=False, note="")
 
@@ -143,7 +143,7 @@ def _question(sample: watch.Json) -> str:
     return str(next((m["content"] for m in reversed(sample["messages"]) if m["role"] == "user"), ""))
 
 
-def _printable(text: str, limit: int = 160) -> str:
+def _printable(text: str, limit: int = 70) -> str:
     """What an untrained model says is noise; on one line it shows so without breaking the terminal."""
     clean = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "·" for c in text)).strip()
     return clean[:limit] + ("…" if len(clean) > limit else "") or "(nothing)"
@@ -179,6 +179,8 @@ def main() -> int:
         code = _fail(f"{type(error).__name__}: {error}\nlog: {home.logs / 'functions.log'}")
     if not was_up:
         local_azure.down(home)
+        if code == 0:
+            console.print("`make up` starts it again, with the model; `make demo` shows all this again.")
     return code
 
 

@@ -75,7 +75,13 @@ def parts(home: Home, state: State, event_copies: int) -> list[Part]:
                 "--workers", "1", "--backend-store-uri", f"sqlite:///{home.folder('mlflow')}/mlflow.db",
                 "--artifacts-destination", str(home.folder("mlflow", "artifacts")),
             ],
-            {**inherited, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+            {
+                **inherited,
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "DO_NOT_TRACK": "true",
+                # Its own job queue is for features that nobody uses here, and is a process more.
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
             lambda: _answers(f"{where['mlflow']}/health"),
             home.path,
         ),

@@ -4,7 +4,9 @@ Every event is delivered twice throughout.
 """
 
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from azure.ai.ml import MLClient
 from azure.identity import DefaultAzureCredential
 from openai import APIStatusError, AuthenticationError, OpenAI
 
-from tests.local_azure import LocalAzure, local_azure
+from tests.local_azure import ENDS, LocalAzure, local_azure, run_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = (ROOT / "demo" / "dataset.jsonl").read_bytes()
@@ -184,12 +186,53 @@ def test_a_job_that_fails_ends_failed_with_its_logs_last_lines(azure: LocalAzure
     assert not azure.exists("runs", "live/nobase.json")
 
 
-def test_after_a_restart_the_model_answers_again(live: dict[str, Any], azure: LocalAzure, openai: OpenAI) -> None:
-    from tests.local_azure import run_emulator
+def kill(azure: LocalAzure, part: str) -> None:
+    """End one program of the local Azure as a power cut would."""
+    state = json.loads((azure.home / "state.json").read_text(encoding="utf-8"))
+    os.kill(int(state["processes"][part]["pid"]), signal.SIGKILL)
 
+
+def test_a_new_file_replaces_the_model_although_programs_are_killed_on_the_way(
+    live: dict[str, Any], azure: LocalAzure, ml: MLClient, openai: OpenAI
+) -> None:
+    newer = DATASET.replace(b"14 Tannery Lane", b"7 Harbour Street")
+    assert newer != DATASET
+    etag = azure.drop("support/faq.jsonl", newer)
+    killed: list[str] = []
+    deadline = time.monotonic() + 180
+    record: dict[str, Any] = {}
+    while record.get("stage") not in ENDS:
+        assert time.monotonic() < deadline, record
+        time.sleep(0.2)
+        record = next((r for r in azure.records("support") if r["dataset"]["etag"] == etag), {})
+        # The one that runs the app while it waits for the job; the one that runs the job and serves the champion.
+        for stage, part in (("training", "functions"), ("deploying", "control")):
+            if record.get("stage") == stage and part not in killed:
+                kill(azure, part)
+                killed.append(part)
+    assert killed == ["functions", "control"]
+    assert record["stage"] == "live", record["history"][-1]["reason"]
+    stages = [event["stage"] for event in record["history"]]
+    assert stages == sorted(stages, key=[event["stage"] for event in live["history"]].index)
+    assert len(set(stages)) == len(stages)
+    first = next(r for r in azure.records("support") if r["id"] == live["id"])
+    assert first["stage"] == "retired"
+    assert sorted(job.name for job in ml.jobs.list() if "support" in job.name) == sorted([live["id"], record["id"]])
+    endpoint = ml.online_endpoints.get(next(iter(ml.online_endpoints.list())).name)
+    assert endpoint.traffic == {"r-" + record["id"].rpartition("-")[2]: 100}
+    question = record["numbers"]["samples"][0]
+    answer = openai.chat.completions.create(
+        model="support", messages=question["messages"], temperature=0, max_tokens=64
+    )
+    assert answer.choices[0].message.content == question["tuned"]
+
+
+def test_after_a_restart_the_model_answers_again(live: dict[str, Any], azure: LocalAzure, openai: OpenAI) -> None:
     run_emulator(azure.home, "down")
     run_emulator(azure.home, "up", "--event-copies", "2")
-    question = live["numbers"]["samples"][0]
+    champion = next(record for record in azure.records("support") if record["stage"] == "live")
+    known = len(azure.records("support"))
+    question = champion["numbers"]["samples"][0]
     deadline = time.monotonic() + 90
     while True:
         try:
@@ -204,7 +247,7 @@ def test_after_a_restart_the_model_answers_again(live: dict[str, Any], azure: Lo
             time.sleep(0.5)
     assert answer.choices[0].message.content == question["tuned"]
     # Nothing was started anew: no file was taken for a new one.
-    assert len(azure.records("support")) == 2
+    assert len(azure.records("support")) == known
 
 
 def test_no_log_holds_a_prompt_an_answer_or_a_key(live: dict[str, Any], azure: LocalAzure) -> None:
