@@ -6,6 +6,7 @@ Run as: python -m demo [FILE.jsonl] [--model NAME] [--recipe recipe.yaml] [--ask
 import argparse
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -68,10 +69,12 @@ class Demo:
             self.console.print("  Nothing is trained twice. Following the first drop's run:")
             record = self._follow(storage, twin[1])
         if record["stage"] != "live":
-            logs = [f"report: {record['links']['report']}"] if "report" in record["links"] else []
-            logs.append(f"log: {self.home.logs / 'functions.log'}")
-            reason = record["history"][-1]["reason"]
-            raise DemoError(f"The run ended as {record['stage']}: {reason}\n" + "\n".join(logs))
+            if record["stage"] == "rejected":
+                report = storage.get_blob_client("reports", f"{record['id']}.md").download_blob().readall().decode()
+                self.console.print("\n" + report, markup=False, soft_wrap=True)
+            log = self.home.path / "jobs" / record["id"] / "std_log.txt"
+            log = log if log.exists() else self.home.logs / "functions.log"
+            raise DemoError(f"The run ended as {record['stage']}: {record['history'][-1]['reason']}\nlog: {log}")
         return record
 
     def _follow(self, storage: BlobServiceClient, run_id: str) -> watch.Json:
@@ -131,7 +134,7 @@ class Demo:
             ("chat API", f"{base}/api/v1/chat/completions"),
             ("API key", os.environ["CHAT_API_KEY"]),
             ("curves", record["links"].get("job", os.environ["MLFLOW_TRACKING_URI"])),
-            ("data report", record["links"]["report"]),
+            ("data report", f"reports/{record['id']}.md, a blob beside the datasets"),
         ):
             self.console.print(f"  {name:<12} {url}", highlight=False, soft_wrap=True)
 
@@ -143,7 +146,7 @@ def _question(sample: watch.Json) -> str:
     return str(next((m["content"] for m in reversed(sample["messages"]) if m["role"] == "user"), ""))
 
 
-def _printable(text: str, limit: int = 70) -> str:
+def _printable(text: str, limit: int = 60) -> str:
     """What an untrained model says is noise; on one line it shows so without breaking the terminal."""
     clean = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "·" for c in text)).strip()
     return clean[:limit] + ("…" if len(clean) > limit else "") or "(nothing)"
@@ -159,6 +162,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.recipe is None and arguments.file == HERE / "dataset.jsonl":
         arguments.recipe = HERE / "recipe.yaml"
+    # A closed terminal or a kill stops what was started here, as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     console = Console(highlight=False)
     home = Home(load_project(arguments.project))
     was_up = local_azure.running(home)

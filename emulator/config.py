@@ -73,6 +73,7 @@ class Project:
     images: list[Image] = field(default_factory=list)
     mlflow_python: str = ""
     scoring_uri_as: str = ""
+    shell: dict[str, str] = field(default_factory=dict)
 
     @property
     def workspace_id(self) -> str:

@@ -65,6 +65,7 @@ def shell_environment(home: Home, state: State) -> dict[str, str]:
     name, scoring_uri = home.project.scoring_uri_as, newest_scoring_uri(home, state)
     return {
         **sdk_environment(home, state),
+        **home.project.shell,
         **({name: scoring_uri} if name and scoring_uri else {}),
         "APP_BASE_URL": urls(state)["functions"],
         **{name: state.api_keys[name] for name in home.project.api_keys.values()},
