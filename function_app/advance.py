@@ -10,16 +10,17 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from . import azure_clients, intake
 from .lifecycle import Finish, Wait
-from .runs import ENDS, BlobRunStore, Conflict, DatasetVersion, Run, RunStore, Stage, new_run, run_id, utc_now
+from .runs import ENDS, LATE, BlobRunStore, Conflict, DatasetVersion, Run, RunStore, Stage, new_run, run_id, utc_now
 from .settings import settings
-from .steps import finish, take
+from .steps import clean_up, finish, take
 
 log = logging.getLogger("function_app.advance")
 blueprint = func.Blueprint()
 
 MAX_STEPS = 30  # of one invocation; a whole run has fewer
 MAX_DELAY = timedelta(days=6)  # a queue message can be hidden for seven
-LATE = timedelta(minutes=2)  # a run that is this much overdue has lost its message
+CLEAN_UP_AGAIN = timedelta(seconds=20)  # a job or a deployment takes a while to stop
+MAX_REVIVALS, REVIVE_AFTER = 3, timedelta(minutes=15)
 
 
 def store() -> RunStore:
@@ -49,7 +50,7 @@ def advance_run(message: func.QueueMessage) -> None:
 
 @blueprint.queue_trigger(arg_name="message", queue_name="%RUNS_QUEUE%-poison", connection="Storage")
 def bury_run(message: func.QueueMessage) -> None:
-    """A message that failed five times: end its run, so that nobody waits for it."""
+    """A message that failed five times: look at its run again later; after three times that, end it."""
     content = _parse(message.get_body())
     if content is None:
         return
@@ -58,10 +59,16 @@ def bury_run(message: func.QueueMessage) -> None:
         log.error("poison run_id=%s has no record", content["run_id"])
         return
     run, etag = found
-    if not run.ended:
-        reason = "an unexpected error, five times in a row; the function app's log has the traceback"
+    if run.ended:
+        return
+    run.revivals += 1
+    if run.revivals > MAX_REVIVALS:
+        reason = "an unexpected error, again and again; the function app's log has the traceback"
         finish(run, Finish(Stage.FAILED, reason))
-        store().save(run, etag)
+    try:
+        _schedule(store(), run, etag, timedelta(0) if run.ended else REVIVE_AFTER)
+    except Conflict:
+        log.info("poison run_id=%s moved_by=another", run.id)
 
 
 @blueprint.timer_trigger(arg_name="timer", schedule="%SWEEP_SCHEDULE%")
@@ -72,7 +79,7 @@ def sweep(timer: func.TimerRequest) -> None:
     woken = 0
     for blob in azure_clients.container(settings().datasets_container).list_blobs():
         model = intake.model_of(blob.name)
-        if model is None or not blob.size:
+        if model is None:
             continue
         etag = blob.etag.strip('"')
         id = run_id(model, blob.name, etag)
@@ -81,7 +88,7 @@ def sweep(timer: func.TimerRequest) -> None:
             wake(id, {"blob": blob.name, "etag": etag})
             woken += 1
     for summary in known.values():
-        if summary.stage not in ENDS and summary.due < now - LATE:
+        if (summary.stage not in ENDS or summary.cleanup) and summary.overdue < now:
             wake(summary.id)
             woken += 1
     if woken:
@@ -110,16 +117,16 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
     if found is None:
         return None
     run, etag = found
-    if run.ended:
-        return None
     try:
+        if run.ended:
+            return _clean_up(runs, run, etag, at)
         for _ in range(MAX_STEPS):
             step = take(runs, run)
             if isinstance(step, Wait):
                 return _sleep(runs, run, etag, step, at)
             etag = runs.save(run, etag)
             if run.stage in ENDS:
-                return None
+                return _clean_up(runs, run, etag, at)
         log.error("advance run_id=%s stage=%s steps=%d without an end", id, run.stage, MAX_STEPS)
         return _sleep(runs, run, etag, Wait(LATE, "too many steps at once"), at)
     except Conflict:
@@ -150,15 +157,31 @@ def _receive(runs: RunStore, id: str, dataset: dict[str, str] | None) -> tuple[R
     return runs.get(id)
 
 
+def _clean_up(runs: RunStore, run: Run, etag: str, at: str) -> None:
+    """Stop what an ended run has left, and look again until it is gone."""
+    if not run.cleanup:
+        return
+    if clean_up(run):
+        run.cleanup, run.wake_at = "", None
+        runs.save(run, etag)
+    else:
+        _sleep(runs, run, etag, Wait(CLEAN_UP_AGAIN, "what it has left is still stopping"), at)
+
+
 def _sleep(runs: RunStore, run: Run, etag: str, step: Wait, at: str) -> None:
-    """Send the message for the next look, unless one is under way already.
+    """Send the message for the next look, unless one is under way that comes soon enough.
 
     Only the message that the record waits for (or, when that one is overdue, any) sends its successor: an event or a
     sweep in between must not start a second chain of messages.
     """
     now = utc_now()
-    if run.wake_at is not None and run.wake_at.isoformat() != at and now < run.wake_at + LATE:
+    under_way = run.wake_at is not None and run.wake_at.isoformat() != at and now < run.wake_at + LATE
+    if under_way and run.wake_at is not None and run.wake_at <= now + step.delay:
         return
-    run.wake_at = now + step.delay
+    _schedule(runs, run, etag, step.delay)
+
+
+def _schedule(runs: RunStore, run: Run, etag: str, delay: timedelta) -> None:
+    run.wake_at = utc_now() + delay
     runs.save(run, etag)
     wake(run.id, at=run.wake_at)

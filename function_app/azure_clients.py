@@ -10,6 +10,7 @@ from .settings import settings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import IdentityConfiguration
     from azure.storage.blob.aio import ContainerClient as AsyncContainerClient
     from azure.storage.queue import QueueClient
 
@@ -37,8 +38,9 @@ def container(name: str) -> ContainerClient:
 
 
 @lru_cache(maxsize=8)
-def workspace_container(name: str) -> ContainerClient:
-    """A container of the workspace's storage account: job logs and outputs."""
+def datastore_container(datastore: str) -> ContainerClient:
+    """The container behind one of the workspace's datastores: job logs, outputs, build contexts."""
+    name = str(ml_client().datastores.get(datastore).container_name)
     return _workspace_blob_service().get_container_client(name)
 
 
@@ -75,6 +77,16 @@ def ml_client() -> "MLClient":
         resource_group_name=settings().resource_group,
         workspace_name=settings().workspace,
     )
+
+
+def user_assigned(resource_id: str) -> "IdentityConfiguration | None":
+    """The identity for a cluster or an endpoint; None, the system's own, for an empty id."""
+    from azure.ai.ml.entities import IdentityConfiguration, ManagedIdentityConfiguration
+
+    if not resource_id:
+        return None
+    identities = [ManagedIdentityConfiguration(resource_id=resource_id)]
+    return IdentityConfiguration(type="user_assigned", user_assigned_identities=identities)
 
 
 def plain(value: object) -> str:

@@ -24,17 +24,16 @@ JOB_EVENTS = frozenset(
     )
 )
 # Calls that commit a whole file. On hierarchical accounts CreateFile comes first, with nothing in the file.
-COMMITS = frozenset({"PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose"})
+COMMITS = ("PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose")
 
 
 @blueprint.event_grid_trigger(arg_name="event")
 def on_dataset_uploaded(event: func.EventGridEvent) -> None:
     """BlobCreated in the datasets container: ask for its run."""
     data = _data(event)
-    name = _blob_name(event.subject)
+    name = _blob_name(event.subject or "")
     etag = str(_get(data, "eTag") or "").strip('"')
-    size = _get(data, "contentLength")
-    committed = event.event_type == BLOB_CREATED and _get(data, "api") in COMMITS and size != 0
+    committed = _kind(event) == BLOB_CREATED and _get(data, "api") in COMMITS
     if not committed or not name or not etag:
         log.info("event id=%s ignored: no committed file of %s", event.id, settings().datasets_container)
         return
@@ -50,9 +49,9 @@ def on_dataset_uploaded(event: func.EventGridEvent) -> None:
 def on_job_event(event: func.EventGridEvent) -> None:
     """A job of Azure ML changed its status: look at its run. Jobs of others have no record and are dropped there."""
     data = _data(event)
-    id = _get(data, "runId") or event.subject.rpartition("/runs/")[2]
+    id = _get(data, "runId") or (event.subject or "").rpartition("/runs/")[2]
     tags = _get(data, "runTags")
-    ours = event.event_type in JOB_EVENTS and isinstance(id, str) and id
+    ours = _kind(event) in JOB_EVENTS and isinstance(id, str) and id
     if not ours or (isinstance(tags, dict) and tags and _get(tags, "run_id") != id):
         log.info("event id=%s ignored: not a job of ours", event.id)
         return
@@ -60,10 +59,15 @@ def on_job_event(event: func.EventGridEvent) -> None:
     log.info("event id=%s run_id=%s", event.id, id)
 
 
+def _kind(event: func.EventGridEvent) -> str:
+    """The type, in either schema: azure-functions gives a CloudEvent, whatever the annotation, when one was sent."""
+    return str(getattr(event, "event_type", None) or getattr(event, "type", None) or "")
+
+
 def _data(event: func.EventGridEvent) -> dict[str, Any]:
     try:
         data = event.get_json()
-    except ValueError:
+    except (ValueError, TypeError):
         return {}
     return data if isinstance(data, dict) else {}
 

@@ -3,7 +3,7 @@
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import IO
 
@@ -13,7 +13,7 @@ from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
 from azure.storage.blob import ContainerClient
 
 from . import azure_clients
-from .dataset import Report, Statistics, markdown, rescue_holdout, split, validate
+from .dataset import MAX_LINE, Report, Statistics, markdown, rescue_holdout, split, validate
 from .errors import UserError
 from .recipe import Recipe, read_recipe
 from .runs import DatasetVersion, Run
@@ -142,14 +142,24 @@ def _lines(dataset: DatasetVersion) -> Iterator[bytes]:
     blob = azure_clients.container(settings().datasets_container).get_blob_client(dataset.blob)
     try:
         stream = blob.download_blob(etag=f'"{dataset.etag}"', match_condition=MatchConditions.IfNotModified)
-        rest = b""
-        for chunk in stream.chunks():
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-        if rest:
-            yield rest
+        yield from split_lines(stream.chunks())
     except (ResourceModifiedError, ResourceNotFoundError):
         raise Replaced(dataset.blob) from None
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a stream. Of one that is longer than MAX_LINE only as much is kept as shows that it is."""
+    rest, skipping = b"", False
+    for chunk in chunks:
+        *lines, tail = chunk.split(b"\n")
+        for line in lines:
+            yield (rest if skipping else rest + line)[: MAX_LINE + 1]
+            rest, skipping = b"", False
+        if not skipping:
+            rest = (rest + tail)[: MAX_LINE + 1]
+            skipping = len(rest) > MAX_LINE
+    if rest:
+        yield rest
 
 
 def _rescue(train: IO[bytes], held_out: IO[bytes]) -> tuple[int, int]:

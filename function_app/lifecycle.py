@@ -10,6 +10,14 @@ from .runs import Run, Stage
 FASTEST_POLL, SLOWEST_POLL = 1.0, 30.0
 # A job's end is told by an event; this is for the case that the event is lost, beside the sweep.
 JOB_POLL = timedelta(minutes=5)
+# How long a stage may wait for Azure. A job has its own time limit, so this is the time in the queue besides.
+DEADLINES = {
+    Stage.TRAINING: timedelta(days=5),
+    Stage.REGISTERED: timedelta(hours=1),
+    Stage.DEPLOYING: timedelta(hours=2),
+    Stage.SHIFTING: timedelta(hours=1),
+}
+MAX_TRIES = 3  # of a request that Azure took and that then failed
 TWIN_POLL = timedelta(seconds=2)
 
 
@@ -118,7 +126,7 @@ class Wait(Step):
 
 @dataclass(frozen=True)
 class Finish(Step):
-    """End the run. Cleans up what it has started and nobody uses."""
+    """End the run. What it has started and nobody uses is stopped afterwards."""
 
     stage: Stage
     reason: str
@@ -140,6 +148,14 @@ def next_step(run: Run, seen: Observation, now: datetime) -> Step:
     # Once it has the traffic, it goes live: the newer one will replace it in its turn.
     if seen.overtaken_by and seen.traffic.get(run.deployment) != 100:
         return Finish(Stage.SUPERSEDED, f"overtaken by the newer run {seen.overtaken_by}")
+    step = _next(run, seen, now)
+    deadline = DEADLINES.get(run.stage)
+    if isinstance(step, Wait) and deadline and now - run.stage_since > deadline:
+        return Finish(Stage.FAILED, f"{step.reason}, and has been for more than {deadline}; it was given up")
+    return step
+
+
+def _next(run: Run, seen: Observation, now: datetime) -> Step:
     match run.stage:
         case Stage.RECEIVED:
             return Validate()
@@ -206,7 +222,7 @@ def _endpoint(run: Run, seen: Observation, now: datetime) -> Step:
         case "Succeeded":
             return CreateDeployment()
         case "Failed" | "Canceled":
-            return Finish(Stage.FAILED, "the endpoint could not be created; see it in Azure ML")
+            return _again(run, CreateEndpoint(), "the endpoint could not be created; see it in Azure ML")
         case state:
             return Wait(_poll(run, now), f"the endpoint is {state}")
 
@@ -228,11 +244,18 @@ def _deploying(run: Run, seen: Observation, now: datetime) -> Step:
 def _shifting(run: Run, seen: Observation, now: datetime) -> Step:
     if seen.deployment is None or seen.deployment.state in ("Failed", "Canceled"):
         return Finish(Stage.FAILED, "the deployment was lost before it got any traffic")
+    if seen.endpoint_state in ("Failed", "Canceled"):
+        return _again(run, ShiftTraffic(), "the traffic could not be shifted; see the endpoint in Azure ML")
     if seen.endpoint_state != "Succeeded":
         return Wait(_poll(run, now), f"the endpoint is {seen.endpoint_state}")
     if seen.traffic.get(run.deployment) != 100:
         return ShiftTraffic()
     return GoLive()
+
+
+def _again(run: Run, step: Step, reason: str) -> Step:
+    """A request that failed in Azure is sent again a few times: an update is how a failed endpoint recovers."""
+    return step if run.attempts < MAX_TRIES else Finish(Stage.FAILED, reason)
 
 
 def _poll(run: Run, now: datetime) -> timedelta:

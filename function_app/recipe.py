@@ -8,8 +8,9 @@ import yaml
 
 from .errors import UserError
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+# The upper bounds are far beyond sense; they keep infinity out.
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
@@ -32,7 +33,7 @@ class Training(Section, frozen=True):
     packing: bool | None = None
     warmup: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     lr_scheduler: Literal["cosine", "linear", "constant"] | None = None
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1e6)] | None = None
     loss_on: Literal["assistant", "all"] | None = None
     copies_without_system: bool | None = None
     precision: Literal["auto", "bf16", "fp32"] | None = None
@@ -104,6 +105,8 @@ def read_recipe(text: str, file: str = "recipe.yaml") -> Recipe:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise RecipeError(f"{file}{where}: not valid YAML: {problem}.") from None
+    except (ValueError, RecursionError) as error:  # a date that is none, brackets a thousand deep
+        raise RecipeError(f"{file}: not valid YAML: {error}.") from None
     if raw is None:
         return Recipe()
     if not isinstance(raw, dict):

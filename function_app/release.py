@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 
 from . import azure_clients
-from .errors import StepError
+from .errors import StepError, TransientError
 from .lifecycle import DeploymentSeen
 from .recipe import Recipe
 from .runs import Run
@@ -25,8 +25,12 @@ REQUEST_TIMEOUT_MS = 180_000  # Azure's maximum; the default of 5 s cuts long an
 QUEUE_WAIT_MS = 60_000
 VERIFY_TIMEOUT = 60  # seconds for one question
 VERIFY_QUESTIONS = 3
-# The serving image takes minutes to start in Azure; one node that never gets ready is given up after 30.
-PROBE = {"initial_delay": 10, "period": 10, "timeout": 2, "success_threshold": 1, "failure_threshold": 180}
+# What an endpoint may answer in the first moments of a deployment, or under load (424: the container refused).
+NOT_YET = frozenset({404, 408, 424, 429})
+# Seconds and counts. The image and the model take minutes to start in Azure: readiness is given up after 30, and
+# liveness, which restarts the container, is asked from the tenth on.
+READINESS = {"initial_delay": 10, "period": 10, "timeout": 2, "success_threshold": 1, "failure_threshold": 180}
+LIVENESS = {"initial_delay": 600, "period": 10, "timeout": 5, "success_threshold": 1, "failure_threshold": 6}
 
 
 def endpoint_name(model: str) -> str:
@@ -84,24 +88,21 @@ def observe_deployment(run: Run) -> DeploymentSeen | None:
             error = ml.online_deployments.get_logs(
                 name=run.deployment, endpoint_name=endpoint_name(run.model), lines=12
             )
-        except ResourceNotFoundError:
-            error = ""
+        except AzureError:  # no container, no log: an image that could not be built, say
+            error = "it wrote no log; see the deployment in Azure ML"
     return DeploymentSeen(state, error.strip())
 
 
 def create_endpoint(run: Run) -> None:
     """Start creating the model's endpoint; nobody waits for it here."""
-    from azure.ai.ml.entities import IdentityConfiguration, ManagedIdentityConfiguration, ManagedOnlineEndpoint
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-    identity = None
-    if settings().endpoint_identity_id:
-        identity = IdentityConfiguration(
-            type="user_assigned",
-            user_assigned_identities=[ManagedIdentityConfiguration(resource_id=settings().endpoint_identity_id)],
-        )
     azure_clients.ml_client().online_endpoints.begin_create_or_update(
         ManagedOnlineEndpoint(
-            name=endpoint_name(run.model), auth_mode="aad_token", identity=identity, tags={"model": run.model}
+            name=endpoint_name(run.model),
+            auth_mode="aad_token",
+            identity=azure_clients.user_assigned(settings().endpoint_identity_id),
+            tags={"model": run.model},
         )
     )
 
@@ -123,8 +124,8 @@ def create_deployment(run: Run, recipe: Recipe) -> None:
                 max_queue_wait_ms=QUEUE_WAIT_MS,
                 max_concurrent_requests_per_instance=recipe.serving.max_concurrent_requests,
             ),
-            liveness_probe=ProbeSettings(**PROBE),
-            readiness_probe=ProbeSettings(**PROBE),
+            liveness_probe=ProbeSettings(**LIVENESS),
+            readiness_probe=ProbeSettings(**READINESS),
             tags={"run_id": run.id, "model": run.model},
         )
     )
@@ -140,15 +141,16 @@ def _ensure_environment() -> str:
     try:
         ml.environments.get("chat-serving", version)
     except ResourceNotFoundError:
-        container = azure_clients.container(settings().runs_container)
+        # In the workspace's own storage: that is what its image builds can read.
+        container = azure_clients.datastore_container("workspaceblobstore")
         for name, content in files.items():
-            container.upload_blob(f"build/{version}/{name}", content, overwrite=True)
+            container.upload_blob(f"chat-serving/{version}/{name}", content, overwrite=True)
         health = {"port": SERVING_PORT, "path": "/health"}
         ml.environments.create_or_update(
             Environment(
                 name="chat-serving",
                 version=version,
-                build=BuildContext(path=f"{container.url}/build/{version}/"),
+                build=BuildContext(path=f"{container.url}/chat-serving/{version}/"),
                 inference_config={
                     "liveness_route": health,
                     "readiness_route": health,
@@ -172,7 +174,7 @@ def chat_url(run: Run) -> str:
 def verify(run: Run) -> str:
     """Ask the new deployment alone a few of the evaluation's prompts; return a sentence for the history.
 
-    Raises StepError when it does not answer each with some text.
+    Raises StepError when it does not answer each with some text, and TransientError when it is not ready or too busy.
     """
     from azure.core import PipelineClient
     from azure.core.exceptions import HttpResponseError
@@ -187,6 +189,8 @@ def verify(run: Run) -> str:
             body = {"model": run.model, "messages": sample["messages"], "max_tokens": 64, "temperature": 0}
             request = HttpRequest("POST", url, json=body, headers={"azureml-model-deployment": run.deployment})
             response = client.send_request(request, read_timeout=VERIFY_TIMEOUT)
+            if response.status_code in NOT_YET or response.status_code >= 500:
+                raise TransientError(f"the new deployment answered {response.status_code} to test question {index}")
             try:
                 response.raise_for_status()
                 content = response.json()["choices"][0]["message"]["content"]
@@ -236,14 +240,13 @@ def write_live_record(run: Run) -> None:
     container.upload_blob(f"live/{run.model}.json", msgspec.json.encode(record), overwrite=True)
 
 
-def discard_deployment(run: Run) -> None:
-    """Delete a challenger's deployment that will not serve; one with traffic stays."""
-    ml = azure_clients.ml_client()
+def discarded(run: Run) -> bool:
+    """Delete a challenger's deployment that will not serve; True once it is gone, or has traffic and so stays."""
     state, traffic = observe_endpoint(run)
-    if not state or traffic.get(run.deployment):
-        return
+    if not state or traffic.get(run.deployment) or observe_deployment(run) is None:
+        return True
     try:
-        ml.online_deployments.get(run.deployment, endpoint_name(run.model))
-        ml.online_deployments.begin_delete(run.deployment, endpoint_name(run.model))
-    except (ResourceNotFoundError, ResourceExistsError):
-        log.info("discard run_id=%s nothing to delete", run.id)
+        delete_deployment(run, run.deployment)
+    except ResourceExistsError:  # 409: it is still being created, and can be deleted when that is over
+        log.info("discard run_id=%s busy", run.id)
+    return False

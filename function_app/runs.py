@@ -1,10 +1,10 @@
 """The run record and its store: a JSON blob for each run, changed only by compare-and-swap on its ETag."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 from azure.core import MatchConditions
@@ -32,6 +32,8 @@ class Stage(StrEnum):
     RETIRED = "retired"
 
 
+LATE = timedelta(minutes=2)  # a message that is this much overdue is lost
+LONGEST_INVOCATION = timedelta(minutes=12)  # host.json's functionTimeout, and something for the clocks
 ENDS = frozenset({Stage.LIVE, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED, Stage.RETIRED})
 
 
@@ -56,7 +58,8 @@ class Run(msgspec.Struct, kw_only=True):
     """One pass through the loop for one version of one dataset.
 
     ``wake_at``: when the message that is under way arrives. ``attempts``: of the present step, at Azure's failures.
-    ``fingerprint``: of the records and the recipe, by which a second drop of the same file is recognised.
+    ``revivals``: how often the run was taken out of the poison queue. ``fingerprint``: of the records and the recipe,
+    by which a second drop of the same file is recognised. ``cleanup``: what an ended run has left that costs money.
     """
 
     id: str
@@ -67,7 +70,9 @@ class Run(msgspec.Struct, kw_only=True):
     history: list[Event] = []
     wake_at: datetime | None = None
     attempts: int = 0
+    revivals: int = 0
     fingerprint: str = ""
+    cleanup: Literal["", "job", "deployment"] = ""
     recipe: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     links: dict[str, str] = {}
@@ -124,15 +129,17 @@ class Conflict(Exception):
 class Summary(msgspec.Struct, frozen=True):
     """What a listing tells of a run without reading its record.
 
-    ``due`` is when the run should be looked at: its ``wake_at``, or the record's last change while it is on its way.
+    ``overdue`` is when its message must have been lost: some time after ``wake_at`` or, while somebody should be
+    working on it, after the longest time that an invocation may take.
     """
 
     id: str
     model: str
     stage: Stage
     uploaded_at: datetime
-    due: datetime
+    overdue: datetime
     fingerprint: str
+    cleanup: bool
 
 
 class RunStore(Protocol):
@@ -187,14 +194,19 @@ class BlobRunStore:
                 model=known["model"],
                 stage=Stage(known["stage"]),
                 uploaded_at=datetime.fromisoformat(known["uploaded_at"]),
-                due=datetime.fromisoformat(known["wake_at"]) if "wake_at" in known else blob.last_modified,
+                overdue=datetime.fromisoformat(known["wake_at"]) + LATE
+                if "wake_at" in known
+                else blob.last_modified + LONGEST_INVOCATION,
                 fingerprint=known.get("fingerprint", ""),
+                cleanup="cleanup" in known,
             )
 
     def _upload(self, run: Run, **conditions: Any) -> str:
         metadata = {"model": run.model, "stage": str(run.stage), "uploaded_at": run.dataset.uploaded_at.isoformat()}
         if run.fingerprint:
             metadata["fingerprint"] = run.fingerprint
+        if run.cleanup:
+            metadata["cleanup"] = run.cleanup
         if run.wake_at:
             metadata["wake_at"] = run.wake_at.isoformat()
         body = msgspec.json.format(msgspec.json.encode(run))

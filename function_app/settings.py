@@ -29,6 +29,7 @@ class Settings:
     training_instance_type: str
     training_image: str
     serving_instance_type: str
+    training_identity_id: str
     endpoint_identity_id: str
     chat_api_keys: str
 
@@ -75,6 +76,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         training_instance_type=env.get("TRAINING_INSTANCE_TYPE", "Standard_E16s_v3"),
         training_image=env.get("TRAINING_IMAGE", "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"),
         serving_instance_type=env.get("SERVING_INSTANCE_TYPE", "Standard_E4s_v3"),
+        training_identity_id=env.get("TRAINING_IDENTITY_ID", ""),
         endpoint_identity_id=env.get("ENDPOINT_IDENTITY_ID", ""),
         chat_api_keys=env.get("CHAT_API_KEYS", ""),
     )

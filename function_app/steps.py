@@ -1,7 +1,6 @@
 """One step of a run: look at what is there, decide by the state machine, do it. Used by advance.py alone."""
 
 import logging
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -45,7 +44,7 @@ MAX_ATTEMPTS = 8  # of one step that Azure could not do; with the delays below a
 RETRY_DELAYS = (2, 5, 15, 60, 120, 300, 600, 900)  # seconds
 # Stages of a run that counts: its data is good, and it has not ended badly.
 COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED})
-TRANSIENT_STATUS = frozenset({408, 409, 412, 423, 429, 500, 502, 503, 504})
+TRANSIENT_STATUS = frozenset({401, 403, 408, 409, 412, 423, 429, 500, 502, 503, 504})
 
 
 def take(runs: RunStore, run: Run) -> Step:
@@ -54,6 +53,8 @@ def take(runs: RunStore, run: Run) -> Step:
     try:
         step = next_step(run, observe(runs, run), now)
         _act(runs, run, step, now)
+        if isinstance(step, Wait):
+            run.attempts = 0  # Azure has answered: only failures in a row count
         return step
     except intake.Replaced:
         return finish(run, Finish(Stage.SUPERSEDED, "the file was replaced or deleted while it was read"))
@@ -71,7 +72,6 @@ def take(runs: RunStore, run: Run) -> Step:
         )
         if run.attempts > MAX_ATTEMPTS:
             return finish(run, Finish(Stage.FAILED, f"gave up after {MAX_ATTEMPTS} attempts: {_first_line(error)}"))
-        run.wake_at = None
         return Wait(timedelta(seconds=RETRY_DELAYS[run.attempts - 1]), "Azure could not do it this time")
 
 
@@ -134,6 +134,7 @@ def _act(runs: RunStore, run: Run, step: Step, now: datetime) -> None:
             release.register(run)
             run.move(Stage.REGISTERED, f"model {run.model}, version {run.model_version}", now)
         case CreateEndpoint():
+            run.attempts += 1
             release.create_endpoint(run)
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
@@ -143,6 +144,7 @@ def _act(runs: RunStore, run: Run, step: Step, now: datetime) -> None:
         case Verify():
             run.move(Stage.SHIFTING, release.verify(run), now)
         case ShiftTraffic():
+            run.attempts += 1
             release.shift_traffic(run)
         case GoLive():
             release.write_live_record(run)
@@ -169,35 +171,43 @@ def _collect(run: Run) -> None:
 
 
 def finish(run: Run, step: Finish) -> Finish:
-    """Enter an end, and stop what costs money: the job, and a deployment that got no traffic."""
-    if run.stage == Stage.TRAINING:
-        _quietly(run, command.cancel)
-    if run.stage in (Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING):
-        _quietly(run, release.discard_deployment)
+    """Enter an end, and note what is left that costs money: the job, or a deployment that got no traffic.
+
+    Nothing is stopped yet: only once the record is saved is it sure that no other invocation has moved the run on.
+    """
+    if run.stage in (Stage.VALIDATED, Stage.TRAINING):
+        run.cleanup = "job"
+    elif run.stage in (Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING):
+        run.cleanup = "deployment"
     run.move(step.stage, step.reason, utc_now())
     log.info("end run_id=%s stage=%s", run.id, run.stage)
     return step
 
 
-def _quietly(run: Run, clean_up: Callable[[Run], None]) -> None:
-    """Clean up after a run that ends anyway: its reason to end is worth more than the failure of this."""
+def clean_up(run: Run) -> bool:
+    """Stop what an ended run has left; True once Azure shows that nothing is. To be repeated until then."""
     try:
-        clean_up(run)
+        done = command.stopped(run) if run.cleanup == "job" else release.discarded(run)
     except AzureError as error:
-        log.warning("clean_up run_id=%s action=%s error=%s", run.id, clean_up.__name__, _first_line(error))
+        log.warning("clean_up run_id=%s what=%s error=%s", run.id, run.cleanup, _first_line(error))
+        return False
+    log.info("clean_up run_id=%s what=%s done=%s", run.id, run.cleanup, done)
+    return done
 
 
 def _replace_others(runs: RunStore, run: Run, now: datetime) -> None:
-    """Delete the endpoint's other deployments, but not a challenger that is still on its way; retire their runs."""
+    """Delete the endpoint's other deployments, but not a challenger that is still on its way; retire the champion."""
     for deployment, id in release.other_deployments(run).items():
         found = runs.get(id)
-        if found is not None and not found[0].ended:
-            continue
-        release.delete_deployment(run, deployment)
-        # It has ended already, so nobody else changes it.
-        if found is not None and found[0].stage == Stage.LIVE:
-            found[0].move(Stage.RETIRED, f"replaced by {run.id}", now)
-            runs.save(*found)
+        if found is None or found[0].ended:
+            release.delete_deployment(run, deployment)
+    # By the records, not by the deployments: after a crash in between, these are gone already.
+    for other in runs.summaries(f"{run.model}-"):
+        if other.model == run.model and other.stage == Stage.LIVE and other.id != run.id:
+            found = runs.get(other.id)
+            if found is not None and found[0].stage == Stage.LIVE:
+                found[0].move(Stage.RETIRED, f"replaced by {run.id}", now)
+                runs.save(*found)
 
 
 def _recipe(run: Run) -> Recipe:
@@ -205,8 +215,9 @@ def _recipe(run: Run) -> Recipe:
 
 
 def _transient(error: Exception) -> bool:
+    # No token, or a role assignment that has not reached every server yet: both pass, or need a person and time.
     if isinstance(error, ClientAuthenticationError):
-        return False
+        return True
     if isinstance(error, HttpResponseError):
         return error.status_code is None or error.status_code in TRANSIENT_STATUS
     return isinstance(error, (TransientError, ServiceRequestError, ServiceResponseError))

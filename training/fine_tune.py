@@ -7,6 +7,7 @@ Run as: python -m training.fine_tune --config recipe.json --train_file train.jso
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import traceback
@@ -92,10 +93,20 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
     }
     folder = Path(arguments.report_output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(_without_infinities(report), ensure_ascii=False, indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     tracking.metrics(_final_metrics(report), report["steps"])
     _say("done", steps=report["steps"], train_seconds=trained["seconds"])
     return report
+
+
+def _without_infinities(value: Any) -> Any:
+    """``value`` with null for each number that JSON cannot hold, as the perplexity of a diverged model."""
+    if isinstance(value, dict):
+        return {key: _without_infinities(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _training_set(

@@ -8,6 +8,7 @@ from typing import Any
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 from .. import azure_clients
+from ..errors import TransientError
 from ..intake import input_url
 from ..lifecycle import JobSeen
 from ..recipe import Recipe
@@ -51,20 +52,25 @@ def observe(run: Run) -> JobSeen | None:
     if job is None:
         return None
     status = azure_clients.plain(job.status)
-    return JobSeen(status, _log_tail(run.id) if status == "Failed" else "")
+    if status != "Failed":
+        return JobSeen(status)
+    return JobSeen(status, _log_tail(run.id) or f"it wrote no log; see {job.studio_url}")
 
 
-def cancel(run: Run) -> None:
-    """Ask Azure ML to stop the job; one that has ended, or never was, is no error."""
+def stopped(run: Run) -> bool:
+    """Ask Azure ML to stop the job; True once it has ended (or never was)."""
     job = _existing(run.id)
-    if job is not None and job.status not in ("Completed", "Failed", "Canceled"):
+    if job is None or job.status in ("Completed", "Failed", "Canceled"):
+        return True
+    if job.status != "CancelRequested":
         azure_clients.ml_client().jobs.begin_cancel(run.id)
+    return False
 
 
 def metrics(run: Run) -> bytes:
     """The job's metrics.json (docs/interfaces.md). Raises ResourceNotFoundError when the job wrote none."""
-    container, path = _datastore("workspaceblobstore"), f"azureml/{run.id}/report/metrics.json"
-    content: bytes = azure_clients.workspace_container(container).download_blob(path).readall()
+    outputs = azure_clients.datastore_container("workspaceblobstore")
+    content: bytes = outputs.download_blob(f"azureml/{run.id}/report/metrics.json").readall()
     return content
 
 
@@ -77,8 +83,9 @@ def _existing(name: str) -> Any | None:
 
 def _job(run: Run, recipe: Recipe, cluster: str, code: str) -> Any:
     from azure.ai.ml import Input, Output, command
-    from azure.ai.ml.entities import Environment
+    from azure.ai.ml.entities import Environment, ManagedIdentityConfiguration
 
+    identity = settings().training_identity_id
     job = command(
         name=run.id,
         display_name=f"{run.model} from {run.dataset.blob.rpartition('/')[2]}",
@@ -87,6 +94,7 @@ def _job(run: Run, recipe: Recipe, cluster: str, code: str) -> Any:
         command=COMMAND,
         environment=Environment(image=settings().training_image, conda_file=CODE / "conda.yml"),
         compute=cluster,
+        identity=ManagedIdentityConfiguration(resource_id=identity) if identity else None,
         inputs={
             name: Input(type="uri_file", path=input_url(run, file), mode="download") for name, file in _INPUTS.items()
         },
@@ -101,13 +109,13 @@ _INPUTS = {"train": "train.jsonl", "eval": "eval.jsonl", "recipe": "recipe.json"
 
 
 def _ensure_cluster(recipe: Recipe) -> str:
-    """The name of a cluster that exists; made with no node when it does not."""
+    """The name of a cluster that is ready, made when there is none. Raises TransientError until it is."""
     from azure.ai.ml.entities import AmlCompute
 
     ml = azure_clients.ml_client()
     name = recipe.compute.cluster or settings().training_compute
     try:
-        ml.compute.get(name)
+        state = azure_clients.plain(ml.compute.get(name).provisioning_state)
     except ResourceNotFoundError:
         ml.compute.begin_create_or_update(
             AmlCompute(
@@ -116,20 +124,20 @@ def _ensure_cluster(recipe: Recipe) -> str:
                 min_instances=0,
                 max_instances=recipe.compute.max_nodes,
                 idle_time_before_scale_down=IDLE_SECONDS,
+                identity=azure_clients.user_assigned(settings().training_identity_id),
             )
-        ).result()
+        )
+        state = azure_clients.plain(ml.compute.get(name).provisioning_state)
+    if state != "Succeeded":
+        raise TransientError(f"the cluster {name} is {state}")
     return name
-
-
-def _datastore(name: str) -> str:
-    """The container behind one of the workspace's datastores."""
-    return str(azure_clients.ml_client().datastores.get(name).container_name)
 
 
 def _log_tail(job: str) -> str:
     """The last lines of the job's log, read from where Azure ML keeps it."""
-    container = azure_clients.workspace_container(_datastore("workspaceartifactstore"))
-    blob = container.get_blob_client(f"ExperimentRun/dcid.{job}/user_logs/std_log.txt")
+    blob = azure_clients.datastore_container("workspaceartifactstore").get_blob_client(
+        f"ExperimentRun/dcid.{job}/user_logs/std_log.txt"
+    )
     try:
         size = blob.get_blob_properties().size
         if not size:

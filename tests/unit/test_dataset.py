@@ -180,3 +180,24 @@ def test_an_alpaca_file_is_refused_with_the_way_to_convert_it() -> None:
     report, _ = check((SHARED / "codegen-alpaca-format.jsonl").read_bytes().splitlines(keepends=True))
     assert report.counts == {"unknown_format": 37}
     assert "Alpaca" in report.findings[0].fix
+
+
+@given(st.lists(st.binary(max_size=30), max_size=12), st.integers(1, 40))
+def test_lines_are_the_same_however_the_stream_is_cut(chunks: list[bytes], size: int) -> None:
+    from function_app.intake import split_lines
+
+    whole = b"".join(chunks)
+    cut = [whole[i : i + size] for i in range(0, len(whole), size)]
+    assert (
+        list(split_lines(chunks))
+        == list(split_lines(cut))
+        == whole.removesuffix(b"\n").split(b"\n")[: whole.count(b"\n") + bool(whole.rpartition(b"\n")[2])]
+    )
+
+
+def test_a_file_without_line_breaks_does_not_fill_the_memory() -> None:
+    from function_app.dataset import MAX_LINE
+    from function_app.intake import split_lines
+
+    endless = (b"x" * (1 << 20) for _ in range(64))
+    assert [len(line) for line in split_lines(endless)] == [MAX_LINE + 1]

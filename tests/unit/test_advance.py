@@ -1,0 +1,422 @@
+"""Moving runs, with the record store and Azure in memory: what happens once, what is repeated, which messages are sent.
+
+Azure is a stand-in here, because what is tested is what the app makes of its failures; tests/e2e has the real parts.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import azure.functions as func
+import pytest
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
+
+from function_app import advance, intake, steps
+from function_app.lifecycle import DeploymentSeen, JobSeen
+from function_app.runs import (
+    LATE,
+    LONGEST_INVOCATION,
+    Conflict,
+    DatasetVersion,
+    Run,
+    Stage,
+    Summary,
+    new_run,
+    run_id,
+)
+
+START = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
+
+
+class MemoryStore:
+    """Run records in memory, with ETags."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self.records: dict[str, tuple[Run, int, datetime]] = {}
+        self._clock = clock
+        self.before_save: Callable[[], None] = lambda: None
+
+    def get(self, id: str) -> tuple[Run, str] | None:
+        found = self.records.get(id)
+        return (copy.deepcopy(found[0]), str(found[1])) if found else None
+
+    def create(self, run: Run) -> bool:
+        if run.id in self.records:
+            return False
+        self.records[run.id] = (copy.deepcopy(run), 1, self._clock())
+        return True
+
+    def save(self, run: Run, etag: str) -> str:
+        self.before_save()
+        _, version, _ = self.records[run.id]
+        if str(version) != etag:
+            raise Conflict(run.id)
+        self.records[run.id] = (copy.deepcopy(run), version + 1, self._clock())
+        return str(version + 1)
+
+    def summaries(self, prefix: str = "") -> Iterator[Summary]:
+        for run, _, changed in list(self.records.values()):
+            if run.id.startswith(prefix):
+                overdue = run.wake_at + LATE if run.wake_at else changed + LONGEST_INVOCATION
+                yield Summary(
+                    run.id, run.model, run.stage, run.dataset.uploaded_at, overdue, run.fingerprint, bool(run.cleanup)
+                )
+
+
+class World:
+    """The store, the queue and Azure, as the app under test sees them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = START
+        self.store = MemoryStore(lambda: self.now)
+        self.messages: list[tuple[datetime, str, str]] = []
+        self.job: JobSeen | None = None
+        self.deployments: dict[str, DeploymentSeen] = {}
+        self.traffic: dict[str, int] = {}
+        self.done: list[str] = []
+        self.failure: Exception | None = None
+        monkeypatch.setattr(advance, "store", lambda: self.store)
+        monkeypatch.setattr(advance, "wake", self._wake)
+        monkeypatch.setattr(advance, "utc_now", lambda: self.now)
+        monkeypatch.setattr(steps, "utc_now", lambda: self.now)
+        monkeypatch.setattr(intake, "take_in", self._take_in)
+        monkeypatch.setattr(steps, "command", self)
+        monkeypatch.setattr(steps, "release", self)
+
+    def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
+        self.messages.append((at or self.now, id, at.isoformat() if at else ""))
+
+    def _take_in(self, run: Run) -> None:
+        run.numbers["dataset"] = {"train": 9, "eval": 1}
+        run.fingerprint = run.dataset.etag
+
+    def _azure(self, what: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.done.append(what)
+
+    # What engines/command.py does.
+    def submit(self, run: Run, _: object) -> str:
+        self._azure("submit")
+        self.job = self.job or JobSeen("Running")
+        return "https://studio"
+
+    def observe(self, run: Run) -> JobSeen | None:
+        self._azure("look")
+        return self.job
+
+    def metrics(self, run: Run) -> bytes:
+        return b'{"eval": {"base": {"loss": 2.0}, "tuned": {"loss": 1.0}}}'
+
+    def stopped(self, run: Run) -> bool:
+        self._azure("stop job")
+        return self.job is None or self.job.status != "Running"
+
+    # What release.py does.
+    def endpoint_name(self, model: str) -> str:
+        return model
+
+    def register(self, run: Run) -> None:
+        self._azure("register")
+
+    def observe_endpoint(self, run: Run) -> tuple[str, dict[str, int]]:
+        return "Succeeded", self.traffic
+
+    def observe_deployment(self, run: Run) -> DeploymentSeen | None:
+        return self.deployments.get(run.deployment)
+
+    def create_deployment(self, run: Run, _: object) -> None:
+        self._azure("deploy")
+        self.deployments[run.deployment] = DeploymentSeen("Succeeded")
+
+    def verify(self, run: Run) -> str:
+        self._azure("verify")
+        return "answered"
+
+    def shift_traffic(self, run: Run) -> None:
+        self._azure("shift")
+        self.traffic = {run.deployment: 100}
+
+    def write_live_record(self, run: Run) -> None:
+        self._azure("live record")
+
+    def other_deployments(self, run: Run) -> dict[str, str]:
+        ids = {r.deployment: r.id for r, _, _ in self.store.records.values()}
+        return {name: ids[name] for name in self.deployments if name != run.deployment}
+
+    def delete_deployment(self, run: Run, name: str) -> None:
+        self._azure(f"delete {name}")
+        self.deployments.pop(name, None)
+
+    def discarded(self, run: Run) -> bool:
+        self._azure(f"discard {run.deployment}")
+        return self.deployments.pop(run.deployment, None) is None
+
+    # The test's own hands.
+    def drop(self, etag: str = "0x1", minutes: int = 0) -> Run:
+        uploaded = self.now + timedelta(minutes=minutes)
+        run = new_run("support", DatasetVersion("support/a.jsonl", etag, 10, uploaded), self.now)
+        self.store.create(run)
+        return run
+
+    def run(self, run: Run) -> Run:
+        return self.store.records[run.id][0]
+
+    def deliver(self) -> int:
+        """Hand over every message that is due; return how many there were."""
+        due = [message for message in self.messages if message[0] <= self.now]
+        self.messages = [message for message in self.messages if message[0] > self.now]
+        for _, id, at in due:
+            advance.advance(id, at=at)
+        return len(due)
+
+    def pass_time(self, **delta: float) -> None:
+        self.now += timedelta(**delta)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def unavailable() -> HttpResponseError:
+    error = HttpResponseError("busy")
+    error.status_code = 503
+    return error
+
+
+def test_a_run_goes_to_the_job_and_after_it_to_live(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.TRAINING
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.LIVE
+    assert [what for what in world.done if what != "look"] == [
+        "submit", "register", "deploy", "verify", "shift", "live record",
+    ]  # fmt: skip
+
+
+def test_events_do_not_multiply_the_messages_of_a_waiting_run(world: World) -> None:
+    run = world.drop()
+    for _ in range(5):
+        advance.advance(run.id)
+    assert len(world.messages) == 1
+    for _ in range(20):
+        world.pass_time(minutes=5)
+        assert world.deliver() == 1
+        advance.advance(run.id)  # and an event beside it
+        assert len(world.messages) == 1
+
+
+def test_events_do_not_multiply_the_messages_of_a_run_that_azure_fails(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.failure = unavailable()
+    for _ in range(4):
+        advance.advance(run.id)
+    # The poll of the healthy wait is still under way; one earlier retry came in front of it.
+    assert len(world.messages) == 2
+    assert world.run(run).attempts == 1
+
+
+def test_only_failures_in_a_row_count(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    for _ in range(30):
+        for failure in (unavailable(), None):
+            world.failure = failure
+            world.pass_time(minutes=5)
+            world.deliver()
+    assert world.run(run).stage == Stage.TRAINING
+    world.failure = unavailable()
+    for _ in range(20):
+        world.pass_time(minutes=20)
+        world.deliver()
+    assert world.run(run).stage == Stage.FAILED
+    assert "gave up after 8 attempts: busy" in world.run(run).history[-1].reason
+
+
+@pytest.mark.parametrize("failure", [ClientAuthenticationError("no token"), ServiceRequestError("no route")])
+def test_a_missing_token_or_connection_is_tried_again(world: World, failure: Exception) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.failure = failure
+    world.pass_time(minutes=5)
+    world.deliver()
+    world.failure, world.job = None, JobSeen("Completed")
+    world.pass_time(seconds=5)
+    world.deliver()
+    assert world.run(run).stage == Stage.LIVE
+
+
+def test_what_azure_refuses_ends_the_run_with_azures_words(world: World) -> None:
+    run = world.drop()
+    refused = HttpResponseError("(UserError) no quota for this size")
+    refused.status_code = 400
+    world.failure = refused
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.FAILED
+    assert "no quota" in world.run(run).history[-1].reason
+
+
+def test_an_invocation_that_was_overtaken_stops_nothing(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.job = JobSeen("Failed", "lost")
+
+    def moved_by_another() -> None:
+        world.store.before_save = lambda: None
+        stored, version, changed = world.store.records[run.id]
+        world.store.records[run.id] = (stored, version + 1, changed)
+
+    world.store.before_save = moved_by_another
+    world.done.clear()
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.TRAINING
+    assert "stop job" not in world.done
+
+
+def test_what_a_superseded_run_has_started_is_stopped_until_it_is_gone(world: World) -> None:
+    first = world.drop()
+    advance.advance(first.id)
+    second = world.drop("0x2", minutes=1)
+    advance.advance(second.id)
+    world.failure = None
+    advance.advance(first.id)
+    assert world.run(first).stage == Stage.SUPERSEDED
+    assert world.run(first).cleanup == "job"
+    assert world.done.count("stop job") == 1
+    world.failure = unavailable()
+    world.pass_time(minutes=1)
+    world.deliver()
+    assert world.run(first).cleanup == "job"
+    world.failure, world.job = None, JobSeen("Canceled")
+    world.pass_time(minutes=20)
+    advance.advance(first.id)
+    assert world.run(first).cleanup == ""
+
+
+def test_a_crash_while_going_live_still_retires_the_old_champion(world: World) -> None:
+    old = world.drop()
+    world.job = JobSeen("Completed")
+    advance.advance(old.id)
+    advance.advance(old.id)
+    assert world.run(old).stage == Stage.LIVE
+    new = world.drop("0x2", minutes=1)
+
+    def crash() -> None:
+        if world.done[-1].startswith("delete"):
+            raise KeyboardInterrupt
+
+    world.store.before_save = crash
+    with pytest.raises(KeyboardInterrupt):
+        advance.advance(new.id)
+    world.store.before_save = lambda: None
+    advance.advance(new.id)
+    assert world.run(new).stage == Stage.LIVE
+    assert world.run(old).stage == Stage.RETIRED
+
+
+def test_a_killed_invocation_is_continued_where_the_record_is(world: World) -> None:
+    run = world.drop()
+    saves = 0
+
+    def crash_at(number: int) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == number:
+            raise KeyboardInterrupt
+
+    world.job = JobSeen("Completed")
+    for number in range(1, 12):
+        saves = 0
+        world.store.before_save = lambda number=number: crash_at(number)  # type: ignore[misc]
+        try:
+            advance.advance(run.id)
+        except KeyboardInterrupt:
+            continue
+    stages = [event.stage for event in world.run(run).history]
+    assert world.run(run).stage == Stage.LIVE
+    assert len(stages) == len(set(stages))
+    assert world.traffic == {run.deployment: 100}
+
+
+class Blob:
+    def __init__(self, name: str, etag: str, changed: datetime) -> None:
+        self.name, self.etag, self.last_modified = name, f'"{etag}"', changed
+
+
+def test_the_sweep_finds_files_without_a_run_and_runs_without_a_message(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Datasets:
+        def list_blobs(self) -> list[Blob]:
+            return [
+                Blob("support/a.jsonl", "0x1", START - timedelta(hours=1)),
+                Blob("support/recipe.yaml", "0x2", START - timedelta(hours=1)),
+                Blob("support/lost.jsonl", "0x3", START - timedelta(hours=1)),
+                Blob("support/young.jsonl", "0x4", START),
+            ]
+
+    class Names:
+        datasets_container = "datasets"
+
+    monkeypatch.setattr(advance, "settings", Names)
+    monkeypatch.setattr(advance.azure_clients, "container", lambda _: Datasets())
+    waiting = world.drop("0x1")
+    advance.advance(waiting.id)
+    lost = run_id("support", "support/lost.jsonl", "0x3")
+
+    def swept() -> list[str]:
+        world.messages.clear()
+        advance.sweep.build().get_user_function()(Timer())
+        return [id for _, id, _ in world.messages]
+
+    assert swept() == [lost]
+    # The waiting run's message was in what swept() cleared: it is lost.
+    world.pass_time(minutes=8)
+    assert waiting.id in swept()
+    world.job = JobSeen("Completed")
+    world.deliver()
+    assert world.run(waiting).stage == Stage.LIVE
+
+
+class Timer:
+    past_due = False
+
+
+def poison(id: str) -> func.QueueMessage:
+    return func.QueueMessage(body=f'{{"run_id": "{id}"}}'.encode())
+
+
+def test_a_poisoned_run_gets_three_more_chances_and_then_an_end(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    for chance in range(3):
+        advance.bury_run.build().get_user_function()(poison(run.id))
+        assert world.run(run).stage == Stage.TRAINING
+        assert world.run(run).revivals == chance + 1
+    advance.bury_run.build().get_user_function()(poison(run.id))
+    assert world.run(run).stage == Stage.FAILED
+    world.job = JobSeen("Canceled")
+    world.deliver()
+    assert world.run(run).cleanup == ""
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b'{"run_id": 5}', b"\xff", b'{"run_id": "nobody"}'])
+def test_a_message_of_somebody_else_is_dropped(world: World, body: bytes) -> None:
+    advance.advance_run.build().get_user_function()(func.QueueMessage(body=body))
+    advance.bury_run.build().get_user_function()(func.QueueMessage(body=body))
+    assert world.done == []
+
+
+def test_a_stage_that_never_ends_is_given_up(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.job = JobSeen("Queued")
+    for _ in range(6 * 24 * 12):
+        world.pass_time(minutes=5)
+        world.deliver()
+    assert world.run(run).stage == Stage.FAILED
+    assert "Queued" in world.run(run).history[-1].reason
