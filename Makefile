@@ -44,18 +44,20 @@ clean: down ## Delete the local Azure's state (not what is installed)
 check-tools:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "error: Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@command -v node >/dev/null && command -v npm >/dev/null && node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' || \
 		{ echo "error: Node.js 20 or later with npm is needed (for Azurite)." >&2; exit 1; }
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt | check-tools
 	@echo "Installing the function app's Python environment (a minute or two) …"
-	@[ -x $(APP) ] || $(PYTHON) -m venv .venv
+	@$(APP) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(APP) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
 .venv-training/installed: training/requirements.txt training/constraints.txt | check-tools
 	@echo "Installing the training and serving environment (several minutes: PyTorch) …"
-	@[ -x $(TRAINING) ] || $(PYTHON) -m venv .venv-training
+	@$(TRAINING) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-training
 	@$(TRAINING) -m pip install --quiet -r training/requirements-dev.txt -c training/constraints.txt
 	@touch $@
 

@@ -179,7 +179,9 @@ def main() -> int:
             threading.Event().wait()
     except KeyboardInterrupt:
         console.print()
-    except (DemoError, ConfigError, TimeoutError, OSError) as error:
+    except TimeoutError as error:
+        code = _fail(f"{error}\nlog: {home.logs / 'functions.log'}")
+    except (DemoError, ConfigError, OSError) as error:
         code = _fail(str(error))
     except (AzureError, OpenAIError) as error:
         code = _fail(f"{type(error).__name__}: {error}\nlog: {home.logs / 'functions.log'}")

@@ -5,6 +5,7 @@ Every event is delivered twice throughout.
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -121,8 +122,13 @@ def test_the_same_file_dropped_twice_is_one_job_and_one_deployment(
     second = azure.wait_for_end("support", etag)
     assert second["stage"] == "superseded"
     assert live["id"] in second["history"][-1]["reason"]
-    # Events have come twice for every blob and every change of the job's status, too.
+    # Events have come twice for every blob and every change of the job's status, too. A job's name would hide a second
+    # submission or a second execution; the Resource Manager's log does not.
     assert [job.name for job in ml.jobs.list()] == [live["id"]]
+    log = azure.log("control")
+    assert len(re.findall(rf"method=PUT path=\S+/jobs/{live['id']} status=201", log)) == 1
+    assert log.count(f"job name={live['id']} status=Completed") == 1
+    assert len(re.findall(r"method=PUT path=\S+/deployments/\S+ status=201", log)) == 1
     endpoint = json.loads(azure.storage.get_blob_client("runs", "live/support.json").download_blob().readall())[
         "endpoint"
     ]
