@@ -1,7 +1,7 @@
 """One step of a run: look at what is there, decide by the state machine, do it. Used by advance.py alone."""
 
 import logging
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 from azure.core.exceptions import (
@@ -49,10 +49,9 @@ TRANSIENT_STATUS = frozenset({401, 403, 408, 409, 412, 423, 429, 500, 502, 503, 
 
 def take(runs: RunStore, run: Run) -> Step:
     """Observe, decide and act once. What goes wrong becomes part of the run; a bug is raised."""
-    now = utc_now()
     try:
-        step = next_step(run, observe(runs, run), now)
-        _act(runs, run, step, now)
+        step = next_step(run, observe(runs, run), utc_now())
+        _act(runs, run, step)
         if isinstance(step, Wait):
             run.attempts = 0  # Azure has answered: only failures in a row count
         return step
@@ -117,42 +116,41 @@ def _twins(run: Run, others: list[Summary]) -> tuple[Twin, ...]:
     )
 
 
-def _act(runs: RunStore, run: Run, step: Step, now: datetime) -> None:
+def _act(runs: RunStore, run: Run, step: Step) -> None:
     """Do the step and enter the stage that it leads to. Every action may be repeated."""
     match step:
         case Validate():
             intake.take_in(run)
             counts = run.numbers["dataset"]
-            run.move(Stage.VALIDATED, f"{counts['train']} records to train on, {counts['eval']} held out", now)
+            run.move(Stage.VALIDATED, f"{counts['train']} records to train on, {counts['eval']} held out", utc_now())
         case SubmitJob():
             run.links["job"] = command.submit(run, _recipe(run))
-            run.move(Stage.TRAINING, f"job {run.id} submitted", now)
+            run.move(Stage.TRAINING, f"job {run.id} submitted", utc_now())
         case CollectResults():
             _collect(run)
-            run.move(Stage.TRAINED, "the training job completed", now)
+            run.move(Stage.TRAINED, "the training job completed", utc_now())
         case Register():
             release.register(run)
-            run.move(Stage.REGISTERED, f"model {run.model}, version {run.model_version}", now)
+            run.move(Stage.REGISTERED, f"model {run.model}, version {run.model_version}", utc_now())
         case CreateEndpoint():
             run.attempts += 1
             release.create_endpoint(run)
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
-            run.move(
-                Stage.DEPLOYING, f"deployment {run.deployment} on endpoint {release.endpoint_name(run.model)}", now
-            )
+            where = f"deployment {run.deployment} on endpoint {release.endpoint_name(run.model)}"
+            run.move(Stage.DEPLOYING, where, utc_now())
         case Verify():
-            run.move(Stage.SHIFTING, release.verify(run), now)
+            run.move(Stage.SHIFTING, release.verify(run), utc_now())
         case ShiftTraffic():
             run.attempts += 1
             release.shift_traffic(run)
         case GoLive():
             release.write_live_record(run)
-            _replace_others(runs, run, now)
+            _replace_others(runs, run)
             run.links["chat"] = "/api/v1/chat/completions"
-            run.move(Stage.LIVE, f"all traffic goes to {run.deployment}", now)
+            run.move(Stage.LIVE, f"all traffic goes to {run.deployment}", utc_now())
         case Move(stage, reason):
-            run.move(stage, reason, now)
+            run.move(stage, reason, utc_now())
         case Finish():
             finish(run, step)
         case Wait() | Nothing():
@@ -195,7 +193,7 @@ def clean_up(run: Run) -> bool:
     return done
 
 
-def _replace_others(runs: RunStore, run: Run, now: datetime) -> None:
+def _replace_others(runs: RunStore, run: Run) -> None:
     """Delete the endpoint's other deployments, but not a challenger that is still on its way; retire the champion."""
     for deployment, id in release.other_deployments(run).items():
         found = runs.get(id)
@@ -206,7 +204,7 @@ def _replace_others(runs: RunStore, run: Run, now: datetime) -> None:
         if other.model == run.model and other.stage == Stage.LIVE and other.id != run.id:
             found = runs.get(other.id)
             if found is not None and found[0].stage == Stage.LIVE:
-                found[0].move(Stage.RETIRED, f"replaced by {run.id}", now)
+                found[0].move(Stage.RETIRED, f"replaced by {run.id}", utc_now())
                 runs.save(*found)
 
 
