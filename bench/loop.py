@@ -76,7 +76,7 @@ def _download_splits(azure: LocalAzure, run_id: str, home: Path) -> Path:
 
 def _by_hand(splits: Path, output: Path) -> tuple[float, float]:
     """Seconds to train, and to start the server and get the first answer."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(output), "PORT": str(free_port(0)), "HOST": "127.0.0.1"}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(output), "PORT": str(free_port()), "HOST": "127.0.0.1"}
     output.mkdir()
     log = (output / "log").open("wb")
     started = time.monotonic()

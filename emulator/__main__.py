@@ -5,22 +5,26 @@ Run as: python -m emulator up | down | status | env
 
 import argparse
 import contextlib
+import fcntl
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import processes
 from .certificates import ensure_certificates
 from .config import ConfigError, Home, State, load_project
 from .environment import shell_environment, urls
+from .store import Store
 from .supervisor import parts
 
 UP_LIMIT = 120.0  # seconds until every part must answer; a first start compiles bytecode
-DOWN_LIMIT = 30.0  # seconds for running requests to end
+DOWN_LIMIT = 45.0  # seconds for running requests, jobs and deployments to end; more than the parts' graces together
 DESCRIPTIONS = {
     "azurite": ("blob", "Azurite: blobs and queues"),
     "mlflow": ("mlflow", "MLflow: experiments and curves"),
@@ -37,20 +41,43 @@ def running(home: Home) -> bool:
 
 def up(home: Home, event_copies: int) -> None:
     """Start everything unless it runs, and return once it is healthy."""
-    if running(home):
-        status(home)
-        return
-    state = home.load()
-    if state:
-        for identity in state.processes.values():
-            processes.kill_leftover(identity)
-    for log in home.logs.glob("*.log"):
-        log.replace(log.with_suffix(".previous.log"))
-    state = home.prepare()
-    ensure_certificates(home.path / "certificates")
+    with alone(home.path / "up.lock"):
+        if running(home):
+            status(home)
+            return
+        _kill_leftovers(home, home.load())
+        for log in home.logs.glob("*.log"):
+            if not log.stem.endswith(".previous"):
+                log.replace(log.with_suffix(".previous.log"))
+        # Another checkout must not choose the ports that were free a moment ago and are not bound yet.
+        with alone(Path(tempfile.gettempdir()) / f"local-azure-{os.getuid()}.lock"):
+            state = home.prepare()
+            ensure_certificates(home.path / "certificates")
+            seconds = _start(home, state, event_copies)
+    print(f"The local Azure is up after {seconds:.1f} s.")
+    _table(home)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait for, and hold, a lock among processes. It ends with its holder, however that ends."""
+    with open(os.open(path, os.O_CREAT | os.O_RDWR, 0o600)) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Waiting for another start of a local Azure to end …", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _start(home: Home, state: State, event_copies: int) -> float:
+    """Start the supervisor; return, once every part is healthy, the seconds that it took. Raises ConfigError."""
     waiting = {part.name: part.healthy for part in parts(home, state, event_copies)}
     started = time.monotonic()
     supervisor = _detach(home, event_copies)
+    # The supervisor does so too, but seconds later: until then `down` would find nothing to stop.
+    state.supervisor = processes.identify(supervisor.pid)
+    home.save(state)
     while waiting:
         if supervisor.poll() is not None:
             last = processes.tail(home.logs / "supervisor.log", 1)
@@ -61,8 +88,7 @@ def up(home: Home, event_copies: int) -> None:
             raise ConfigError(f"Not healthy after {UP_LIMIT:.0f} s: {', '.join(waiting)}; see {logs}.")
         waiting = {name: healthy for name, healthy in waiting.items() if not healthy()}
         time.sleep(0.1)
-    print(f"The local Azure is up after {time.monotonic() - started:.1f} s.")
-    _table(home)
+    return time.monotonic() - started
 
 
 def _detach(home: Home, event_copies: int) -> "subprocess.Popen[bytes]":
@@ -97,10 +123,21 @@ def _stop(home: Home) -> bool:
         deadline = time.monotonic() + DOWN_LIMIT
         while processes.alive(state.supervisor) and time.monotonic() < deadline:
             time.sleep(0.1)
-        processes.kill_leftover(state.supervisor)
-    for identity in state.processes.values():
-        processes.kill_leftover(identity)
-    return ran
+    return _kill_leftovers(home, home.load()) or ran
+
+
+def _kill_leftovers(home: Home, state: State | None) -> bool:
+    """End what a supervisor or a control process that was killed left running; return whether there was anything."""
+    if state is None:
+        return False
+    # In this order: the supervisor would start its parts again, and the control process its deployments.
+    killed = [processes.kill_leftover(identity) for identity in (state.supervisor, *state.processes.values())]
+    if home.database.exists():
+        store = Store(home.database)
+        for resource in store.find(f"{home.project.workspace_id}/%"):  # jobs and deployments have one
+            killed.append(processes.kill_leftover(resource.internal.get("process")))
+        store.close()
+    return any(killed)
 
 
 def status(home: Home) -> None:

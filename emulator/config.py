@@ -1,6 +1,7 @@
 """What to run and where: emulator.yaml, the state folder, the chosen ports, the secrets of this checkout."""
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -18,17 +19,9 @@ HOST = "127.0.0.1"
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-# The usual port of each part; another one is taken when it is in use.
-USUAL_PORTS = {
-    "blob": 10000,
-    "queue": 10001,
-    "table": 10002,
-    "arm": 8443,
-    "identity": 8081,
-    "mlflow": 5050,
-    "functions": 7071,
-}
-Part = Literal["blob", "queue", "table", "arm", "identity", "mlflow", "functions"]
+PARTS = ("blob", "queue", "table", "arm", "identity", "mlflow", "functions")
+# Ports below those that systems give to programs which ask for any: each state folder has its own ten among them.
+FIRST_PORT, PORT_BLOCKS, BLOCK = 20000, 1000, 10
 
 
 class ConfigError(ValueError):
@@ -152,7 +145,7 @@ class Home:
         new.replace(self.state_file)
 
     def prepare(self) -> State:
-        """The state to start with: saved secrets, and the saved ports where they are still free."""
+        """The state to start with: saved secrets and ports. Raises ConfigError when the saved arm port is in use."""
         saved = self.load()
         state = saved or State(
             ports={},
@@ -167,29 +160,47 @@ class Home:
         )
         for name in self.project.api_keys.values():
             state.api_keys.setdefault(name, "sk-local-" + secrets.token_urlsafe(24))
-        taken: set[int] = set()
-        for part, usual in USUAL_PORTS.items():
-            state.ports[part] = free_port(state.ports.get(part, usual), taken)
-            taken.add(state.ports[part])
+        self._choose_ports(state.ports)
         state.supervisor, state.processes = None, {}
         self.save(state)
         (self.path / "functions-keys.json").write_text(json.dumps(state.functions_keys), encoding="utf-8")
         return state
 
+    def _choose_ports(self, ports: dict[str, int]) -> None:
+        """Fill in ports: saved ones where they are free, at first consecutive ones that follow from the folder."""
+        digest = int.from_bytes(sha256(str(self.path).encode()).digest())
+        for offset, part in enumerate(PARTS):
+            others = {port for name, port in ports.items() if name != part}
+            own = (FIRST_PORT + BLOCK * ((digest + n) % PORT_BLOCKS) + offset for n in range(PORT_BLOCKS))
+            candidates = itertools.chain([ports[part]] if part in ports else [], own)
+            chosen = next((port for port in candidates if port not in others and is_free(port)), None)
+            if chosen is None:
+                raise ConfigError(f"No free port on {HOST} from {FIRST_PORT} to {FIRST_PORT + BLOCK * PORT_BLOCKS}.")
+            # Clients save the scoring URIs of endpoints, which name this port; all else is looked up anew.
+            if part == "arm" and chosen != ports.get(part, chosen):
+                raise ConfigError(
+                    f"Port {ports[part]}, which the saved addresses of endpoints name, is used by another program: stop"
+                    " that program, or run `make clean` to start afresh with another port."
+                )
+            ports[part] = chosen
 
-def free_port(wanted: int, taken: set[int] | None = None) -> int:
-    """``wanted`` when nothing listens there, else a free port that the system picks."""
-    for port in (wanted, *([0] * 20)):
-        with contextlib.closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            chosen: int = probe.getsockname()[1]
-        if chosen not in (taken or set()):
-            return chosen
-    raise ConfigError("No free port on 127.0.0.1.")
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on ``port`` of this machine's loopback address."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """A port that the system picks."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def hashed_api_key(key: str) -> str:

@@ -112,8 +112,8 @@ class Control:
         self.events.forget_others({row.name for row in self.home.project.event_subscriptions})
 
     async def close(self) -> None:
-        await self.jobs.close()
-        await self.deployments.close()
+        # At once: each gives its processes a grace, and the supervisor gives this process one for all.
+        await asyncio.gather(self.operations.close(), self.jobs.close(), self.deployments.close())
         await self.inference.close()
         await self.events.close()
         await self.storage.close()
@@ -203,6 +203,7 @@ async def serve(home: Home, state: State, event_copies: int = 1) -> None:
         server.should_exit = True
     failed.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    log.info("control stopped")
     if broken:
         raise SystemExit(1)
 

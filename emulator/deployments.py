@@ -45,43 +45,76 @@ class Deployments:
         self._control = control
         self._servers: dict[str, Server] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: dict[str, asyncio.Task[None]] = {}  # the one task that may start a deployment's process
 
     def server(self, id: str) -> Server | None:
         return self._servers.get(id.lower())
 
     async def bring_up(self, id: str) -> None:
         """Start (or replace) a deployment's process and wait until it is ready. Raises ArmError when it is not."""
+        await self._break_off(id)
+        task = self._starting[id.lower()] = self._background(self._bring_up(id))
+        try:
+            await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise ArmError(400, "UserError", f"The deployment {_short(id)} was deleted or changed meanwhile.") from None
+        finally:
+            self._started(id, task)
+
+    async def _bring_up(self, id: str) -> None:
         try:
             server = await self._launch(id)
         except (ImageError, UriError, ArmError) as error:
             self._set_state(id, "Failed")
             message = error.message if isinstance(error, ArmError) else str(error)
             raise ArmError(400, "UserError", message, "ResourceNotReady") from None
+        except Exception:
+            self._set_state(id, "Failed")  # else nobody could ever update it
+            raise
         await self._replace(id, server)
         self._set_state(id, "Succeeded")
         log.info("deployment id=%s state=Succeeded port=%d", _short(id), server.port)
 
     def resume(self) -> None:
-        """Serve again what served, and finish what was being created, before the local Azure was stopped."""
+        """Serve again what served, and finish what was being created or deleted, before the local Azure was stopped."""
         pattern = f"{self._control.home.project.workspace_id}/onlineEndpoints/%/deployments/%"
         for deployment in self._control.store.find(pattern):
             processes.kill_leftover(deployment.internal.get("process"))
             if deployment.properties["provisioningState"] in ("Succeeded", "Creating", "Updating"):
                 self._background(self._resume_one(deployment.id))
+            elif deployment.properties["provisioningState"] == "Deleting":
+                self._background(self.remove(deployment.id))
 
     async def remove(self, id: str) -> None:
-        """Stop a deployment and forget it."""
+        """Stop a deployment, one that is still being created too, and forget it."""
+        self._set_state(id, "Deleting")
+        await self._break_off(id)
         await self._replace(id, None)
         self._control.store.delete(id)
         shutil.rmtree(self._folder(id), ignore_errors=True)
 
     async def close(self) -> None:
-        for task in list(self._tasks):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*(self._end(server) for server in self._servers.values()))
+        servers = (self._end(server) for server in self._servers.values())
+        await asyncio.gather(*tasks, *servers, return_exceptions=True)
 
     def log_tail(self, id: str, lines: int) -> str:
         return processes.tail(self._folder(id) / "server.log", lines, 1 << 20)
+
+    async def _break_off(self, id: str) -> None:
+        """End what is starting the deployment's process, and that process."""
+        if task := self._starting.get(id.lower()):
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _started(self, id: str, task: "asyncio.Task[None]") -> None:
+        if self._starting.get(id.lower()) is task:
+            del self._starting[id.lower()]
 
     async def _resume_one(self, id: str) -> None:
         try:
@@ -105,7 +138,7 @@ class Deployments:
         await self._control.storage.download(self._control.locate(context), code)
         dockerfile = read_dockerfile(code / (environment.properties["build"].get("dockerfilePath") or "Dockerfile"))
         python = python_for(self._control.home.project, dockerfile.base)
-        port = free_port(0)
+        port = free_port()
         variables = {
             **processes.base_environment(python),
             **dockerfile.environment,
@@ -114,11 +147,11 @@ class Deployments:
             "PORT": str(port),
         }
         process = await processes.start(dockerfile.command, code, variables, folder / "server.log")
-        deployment = self._deployment(id)
-        deployment.internal["process"] = processes.identify(process.pid)
-        self._control.store.save(deployment)
         server = Server(process, port)
         try:
+            deployment = self._deployment(id)
+            deployment.internal["process"] = processes.identify(process.pid)
+            self._control.store.save(deployment)
             await self._until_ready(deployment, environment, server)
         except BaseException:
             await processes.stop(process)
@@ -144,7 +177,11 @@ class Deployments:
         location = self._control.locate(model.properties["modelUri"])
         mount = folder / "azureml-models" / name / version
         if not mount.exists():
-            await self._control.storage.download(location, mount / (Path(location.path).name or "model"))
+            # Under another name until it is whole: a stop in between must not leave a part of it for the next start.
+            partial = mount.with_name(f".{version}")
+            shutil.rmtree(partial, ignore_errors=True)
+            await self._control.storage.download(location, partial / (Path(location.path).name or "model"))
+            partial.rename(mount)
         return {"AZUREML_MODEL_DIR": str(mount)}
 
     async def _until_ready(self, deployment: Resource, environment: Resource, server: Server) -> None:
@@ -178,10 +215,12 @@ class Deployments:
         if server is not None:
             self._servers[id.lower()] = server
         if old is not None:
-            async with old.freed:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(old.freed.wait_for(lambda: old.in_flight == 0), 30)
-            await self._end(old)
+            try:
+                async with old.freed:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(old.freed.wait_for(lambda: old.in_flight == 0), 30)
+            finally:
+                await self._end(old)
 
     async def _end(self, server: Server) -> None:
         if server.watcher:
@@ -191,7 +230,16 @@ class Deployments:
     async def _watch(self, id: str, server: Server) -> None:
         """Start a crashed process again, a few times; then the deployment is Failed."""
         await server.process.wait()
-        self._servers.pop(id.lower(), None)
+        await processes.stop(server.process)  # its children, which may outlive it
+        if self._servers.get(id.lower()) is not server:
+            return  # another serves already
+        del self._servers[id.lower()]
+        if id.lower() in self._starting:
+            return  # another is on its way
+        task = self._starting[id.lower()] = self._background(self._restart(id, server))
+        task.add_done_callback(lambda task: self._started(id, task))
+
+    async def _restart(self, id: str, server: Server) -> None:
         for delay in RESTART_DELAYS:
             log.warning("deployment id=%s crashed exit_code=%s", _short(id), server.process.returncode)
             await asyncio.sleep(delay)

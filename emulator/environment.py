@@ -1,5 +1,6 @@
 """The environment variables by which the public SDKs, and this project's app, find the local Azure."""
 
+import os
 from pathlib import Path
 
 from .config import ACCOUNT, HOST, Home, State, hashed_api_key
@@ -17,6 +18,13 @@ def urls(state: State) -> dict[str, str]:
         "mlflow": f"http://{HOST}:{ports['mlflow']}",
         "functions": f"http://{HOST}:{ports['functions']}",
     }
+
+
+def no_proxy() -> dict[str, str]:
+    """Loopback addresses added to what this shell reaches without a proxy: a proxy has no business in between."""
+    kept = [host.strip() for name in ("NO_PROXY", "no_proxy") for host in os.environ.get(name, "").split(",")]
+    hosts = ",".join(dict.fromkeys([*filter(None, kept), "localhost", HOST]))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
 def ca_bundle(home: Home) -> Path:
@@ -65,6 +73,7 @@ def shell_environment(home: Home, state: State) -> dict[str, str]:
     name, scoring_uri = home.project.scoring_uri_as, newest_scoring_uri(home, state)
     return {
         **sdk_environment(home, state),
+        **no_proxy(),
         **home.project.shell,
         **({name: scoring_uri} if name and scoring_uri else {}),
         "APP_BASE_URL": urls(state)["functions"],

@@ -80,7 +80,7 @@ def identity_app(authority: Authority, header: str) -> Starlette:
     """``GET /msi/token?api-version=2019-08-01&resource=…`` with X-IDENTITY-HEADER, as App Service serves it."""
 
     async def token(request: Request) -> Response:
-        if not hmac.compare_digest(request.headers.get("x-identity-header", ""), header):
+        if not hmac.compare_digest(request.headers.get("x-identity-header", "").encode(), header.encode()):
             return JSONResponse({"statusCode": 401, "message": "X-IDENTITY-HEADER is missing or wrong."}, 401)
         resource = request.query_params.get("resource", "")
         if not resource:

@@ -63,9 +63,11 @@ class Inference:
     def _authenticate(self, endpoint: Resource, request: Request) -> None:
         authorization = request.headers.get("authorization")
         if endpoint.properties["authMode"] == "Key":
-            key = (authorization or "").removeprefix("Bearer ")
+            key = (authorization or "").removeprefix("Bearer ").encode()  # only bytes compare outside ASCII
             keys = (endpoint.internal["primaryKey"], endpoint.internal["secondaryKey"])
-            if not sum(hmac.compare_digest(key, known) for known in keys):  # compares both, whatever the first says
+            if not sum(
+                hmac.compare_digest(key, known.encode()) for known in keys
+            ):  # compares both, whatever the first says
                 raise InferenceError(401, "key_auth_access_denied: the key is missing or wrong.")
             return
         try:

@@ -5,8 +5,10 @@ import logging
 import re
 import shlex
 import shutil
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from . import processes
 from .durations import seconds
@@ -39,24 +41,38 @@ class Jobs:
         self._control = control
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._nodes: dict[str, asyncio.Semaphore] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def lock(self, id: str) -> asyncio.Lock:
+        """Held while a job is looked for and stored, so that it is submitted once however many ask at once."""
+        return self._locks.setdefault(id.lower(), asyncio.Lock())
 
     def submit(self, id: str) -> None:
-        self._tasks[id] = asyncio.create_task(self._run(id))
+        self._start(id, self._run(id))
+
+    def _start(self, id: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[id] = asyncio.create_task(work)
         self._tasks[id].add_done_callback(lambda _: self._tasks.pop(id, None))
 
     def resume(self) -> None:
         """Start again what an earlier emulator left unfinished, as Azure does after a node was lost."""
         for job in self._control.store.find(f"{self._control.home.project.workspace_id}/jobs/%"):
-            if job.properties.get("status") not in FINAL:
-                processes.kill_leftover(job.internal.get("process"))
-                log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
-                self.submit(job.id)
+            if job.properties.get("status") in FINAL:
+                continue
+            processes.kill_leftover(job.internal.get("process"))
+            if job.properties["status"] == "CancelRequested":
+                self._start(job.id, self._finish(job.id, "Canceled"))
+                continue
+            log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
+            self.submit(job.id)
 
     async def cancel(self, id: str) -> None:
         """Stop a job. Returns when its process has ended."""
+        asked_before = self._job(id).properties["status"] == "CancelRequested"
         self._set_status(id, "CancelRequested")
         if task := self._tasks.get(id):
-            task.cancel()
+            if not asked_before:  # a second one would break off the first one's work
+                task.cancel()
             await asyncio.wait([task])
 
     async def close(self) -> None:

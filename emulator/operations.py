@@ -51,6 +51,13 @@ class Operations:
         task.add_done_callback(self._tasks.discard)
         return self._headers(id)
 
+    async def close(self) -> None:
+        """Give up what runs; the next start's ``fail_unfinished`` says so to who asks."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def fail_unfinished(self) -> None:
         """After a restart: nobody works on these any more (deployments are started anew by themselves)."""
         for id, _ in self._control.store.unfinished_operations():

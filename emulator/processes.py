@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,17 +41,19 @@ async def start(
         )
 
 
-async def stop(process: asyncio.subprocess.Process) -> None:
-    """End a process group: politely, then not."""
-    if process.returncode is not None:
-        return
-    _signal_group(process.pid, signal.SIGTERM)
+async def stop(process: asyncio.subprocess.Process, grace: float = GRACE) -> None:
+    """End a process group: politely, then, ``grace`` seconds later, not."""
     try:
-        await asyncio.wait_for(process.wait(), GRACE)
-    except TimeoutError:
-        _signal_group(process.pid, signal.SIGKILL)
-        await process.wait()
-    _signal_group(process.pid, signal.SIGKILL)  # children that outlived their leader
+        if process.returncode is None:
+            _signal_group(process.pid, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), grace)
+    finally:
+        # The children that outlived their leader, too. While one of them lives, its group's number is given to nobody
+        # else; a process that has the leader's number after its end is thus a stranger.
+        if process.returncode is None or not psutil.pid_exists(process.pid):
+            _signal_group(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def identify(pid: int) -> dict[str, float] | None:
@@ -73,10 +76,38 @@ def alive(identity: dict[str, float] | None) -> bool:
         return False
 
 
-def kill_leftover(identity: dict[str, float] | None) -> None:
-    """End a process group that an earlier emulator left behind, if it still runs."""
-    if identity and alive(identity):
+def kill_leftover(identity: dict[str, float] | None) -> bool:
+    """End a process group that an earlier emulator left behind, its leader dead or not; return whether any ran.
+
+    Returns when they have ended, so that their ports are free.
+    """
+    members = _group(identity) if identity else []
+    if identity and members:
         _signal_group(int(identity["pid"]), signal.SIGKILL)
+        deadline = time.monotonic() + GRACE
+        while any(map(_runs, members)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    return bool(members)
+
+
+def _group(identity: dict[str, float]) -> list[psutil.Process]:
+    """The running processes of the group that ``identity`` led; none when its number belongs to another by now."""
+    group, started = int(identity["pid"]), identity["started"] - 1
+    members = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if process.pid == group and abs(process.create_time() - identity["started"]) >= 1:
+                return []
+            if os.getpgid(process.pid) == group and process.create_time() >= started and _runs(process):
+                members.append(process)
+    return members
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def tail(path: Path, lines: int = 15, limit: int = 16_384) -> str:

@@ -3,14 +3,14 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobSasPermissions, ContainerSasPermissions, generate_container_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
-from .config import ACCOUNT, ACCOUNT_KEY
+from .config import ACCOUNT, ACCOUNT_KEY, HOST
 
 # The workspace's datastores and their containers; Azure appends the workspace's GUID to the first.
 DATASTORES = {"workspaceblobstore": "azureml-blobstore-local", "workspaceartifactstore": "azureml"}
@@ -79,11 +79,18 @@ class Storage:
     def locate(self, uri: str) -> Location:
         """The blobs behind an ``https://`` URL of this account or an ``azureml://datastores/…/paths/…`` URI.
 
-        Raises UriError for anything else.
+        The URL's port does not matter: what was stored under another one is still here. Raises UriError.
         """
+        location = self._locate(uri)
+        if ".." in location.path.split("/"):
+            raise UriError(f"'{uri}' cannot be read here: its path must not contain '..'.")
+        return location
+
+    def _locate(self, uri: str) -> Location:
         parts = urlsplit(uri)
-        if parts.scheme == "https" and uri.startswith(self.url + "/"):
-            container, _, path = unquote(parts.path.removeprefix(urlsplit(self.url).path)).lstrip("/").partition("/")
+        ours = f"/{ACCOUNT}/"
+        if parts.scheme == "https" and parts.hostname in (HOST, "localhost") and parts.path.startswith(ours):
+            container, _, path = unquote(parts.path.removeprefix(ours)).lstrip("/").partition("/")
             return Location(container, path)
         if parts.scheme == "azureml" and "datastores/" in uri and "/paths/" in uri:
             datastore, _, path = uri.split("datastores/", 1)[1].partition("/paths/")
@@ -97,7 +104,7 @@ class Storage:
     async def download(self, location: Location, target: Path) -> int:
         """Fetch a blob to the file ``target``, or a folder of blobs into the folder ``target``; return how many.
 
-        Raises UriError when nothing is there.
+        Raises UriError when nothing is there, or when a blob's name leads out of ``target``.
         """
         container = self.container(location.container)
         try:
@@ -111,6 +118,10 @@ class Storage:
             names = []
         if not names:
             raise UriError(f"Nothing is stored at {self.address(location)}.")
+        for name in names:
+            below = PurePosixPath(name.removeprefix(prefix))
+            if below.is_absolute() or ".." in below.parts:
+                raise UriError(f"The blob '{name}' cannot be stored as a file: its name leads out of its folder.")
         gate = asyncio.Semaphore(MAX_PARALLEL_TRANSFERS)
 
         async def one(name: str) -> None:

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from . import processes
 from .config import HOST, ConfigError, Home, State, load_project
-from .environment import app_environment, ca_bundle, sdk_environment, urls
+from .environment import app_environment, ca_bundle, no_proxy, sdk_environment, urls
 
 log = logging.getLogger("emulator.supervisor")
 HEALTH_INTERVAL = 0.1  # seconds
 RESTART_DELAY = 1.0  # seconds before a part that died is started again
 MAX_RESTARTS, RESTART_WINDOW = 3, 60.0  # so many in so many seconds, then it cannot work
+CONTROL_GRACE = 15.0  # seconds; the control process gives its own jobs and deployments processes.GRACE
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,7 @@ def parts(home: Home, state: State, event_copies: int) -> list[Part]:
     """The programs, in the order of their start. Raises ConfigError when one is not installed."""
     root, ports, where = home.project.root, state.ports, urls(state)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
-    # The parts serve plain loopback addresses: a proxy has no business in between.
-    inherited |= {
-        "NO_PROXY": "localhost,127.0.0.1",
-        "no_proxy": "localhost,127.0.0.1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    inherited |= {**no_proxy(), "PYTHONUNBUFFERED": "1"}
     certificates = home.path / "certificates"
     azurite = Path(__file__).parent / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
     mlflow = root / home.project.mlflow_python / "bin" / "python"
@@ -143,7 +139,7 @@ class Supervisor:
         # The other way round, so that nothing calls what is gone already.
         for part in reversed(self._parts):
             if process := self._running.get(part.name):
-                await processes.stop(process)
+                await processes.stop(process, CONTROL_GRACE if part.name == "control" else processes.GRACE)
         self._state.supervisor, self._state.processes = None, {}
         self._home.save(self._state)
 
@@ -165,6 +161,7 @@ class Supervisor:
         deaths: list[float] = []
         while True:
             code = await self._running[part.name].wait()
+            await processes.stop(self._running[part.name])  # workers that outlived it would hold its port
             now = asyncio.get_running_loop().time()
             deaths = [*(at for at in deaths if now - at < RESTART_WINDOW), now]
             if len(deaths) > MAX_RESTARTS:

@@ -10,6 +10,7 @@ from .routing import WORKSPACE, Call, page, route, short_id, show
 
 ENDPOINT = WORKSPACE + "/onlineEndpoints/{endpoint}"
 DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
+BUSY = ("Creating", "Updating", "Deleting")
 AUTH_MODES = {"key": "Key", "amltoken": "AMLToken", "aadtoken": "AADToken"}
 
 
@@ -27,14 +28,22 @@ def _deployment(call: Call) -> Resource:
     return deployment
 
 
+def _with_uris(call: Call, endpoint: Resource) -> Resource:
+    """The endpoint with its addresses; they are not stored, since they are this start's."""
+    base = f"{call.control.urls['arm']}/inference/{endpoint.name}"
+    endpoint.properties.update(scoringUri=f"{base}/score", swaggerUri=f"{base}/swagger.json")
+    return endpoint
+
+
 @route("GET", WORKSPACE + "/onlineEndpoints")
 async def list_endpoints(call: Call) -> Response:
-    return page(call, list(call.control.store.children(call.id("onlineEndpoints"))))
+    found = call.control.store.children(call.id("onlineEndpoints"))
+    return page(call, [_with_uris(call, endpoint) for endpoint in found])
 
 
 @route("GET", ENDPOINT)
 async def get_endpoint(call: Call) -> Response:
-    return show(call, _endpoint(call))
+    return show(call, _with_uris(call, _endpoint(call)))
 
 
 @route("PUT", ENDPOINT)
@@ -47,7 +56,6 @@ async def put_endpoint(call: Call) -> Response:
         raise bad_request(f"authMode must be one of {', '.join(AUTH_MODES.values())}.")
     existing = call.control.store.get(id)
     _check_traffic(call, id, given.get("traffic") or {})
-    base = f"{call.control.urls['arm']}/inference/{call.params['endpoint']}"
     body = {
         "location": call.body.get("location") or call.control.home.project.location,
         "tags": call.body.get("tags") or {},
@@ -61,8 +69,6 @@ async def put_endpoint(call: Call) -> Response:
             "publicNetworkAccess": "Enabled",
             **given,
             "authMode": mode,
-            "scoringUri": f"{base}/score",
-            "swaggerUri": f"{base}/swagger.json",
             "provisioningState": "Succeeded",
         },
     }
@@ -71,7 +77,7 @@ async def put_endpoint(call: Call) -> Response:
         "secondaryKey": secrets.token_urlsafe(32),
     }
     endpoint = call.control.store.put(id, body, keys)
-    return show(call, endpoint, 200 if existing else 201, call.control.operations.done(id))
+    return show(call, _with_uris(call, endpoint), 200 if existing else 201, call.control.operations.done(id))
 
 
 def _identity(call: Call) -> Json:
@@ -159,6 +165,13 @@ async def put_deployment(call: Call) -> Response:
             raise bad_request(f"The {kind} '{short_id(given[field])}' does not exist.", "NotFound")
     id = call.id("onlineEndpoints/{endpoint}/deployments/{deployment}")
     existing = call.control.store.get(id)
+    if existing is not None and (state := existing.properties["provisioningState"]) in BUSY:
+        raise ArmError(
+            409,
+            "Conflict",
+            f"The deployment '{existing.name}' has another operation in progress ({state}); wait for its end.",
+            "ResourceOperationInProgress",
+        )
     body = {
         "location": call.body.get("location") or call.control.home.project.location,
         "tags": call.body.get("tags") or {},

@@ -6,7 +6,7 @@ from ..jobs import FINAL, artifact_location
 from ..mlflow_runs import start_run
 from ..store import Json, Resource
 from .errors import ArmError, bad_request
-from .routing import WORKSPACE, Call, page, route, short_id, show
+from .routing import ASSET_NAME, WORKSPACE, Call, page, route, short_id, show
 
 # Azure refuses any other change of a job that exists.
 MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
@@ -27,16 +27,22 @@ def _job(call: Call) -> Resource:
 
 @route("GET", WORKSPACE + "/jobs/{name}")
 async def get_job(call: Call) -> Response:
-    return show(call, _job(call))
+    return show(call, _with_services(call, _job(call)))
 
 
 @route("GET", WORKSPACE + "/jobs")
 async def list_jobs(call: Call) -> Response:
-    return page(call, list(call.control.store.children(call.id("jobs"), newest_first=True)))
+    jobs = call.control.store.children(call.id("jobs"), newest_first=True)
+    return page(call, [_with_services(call, job) for job in jobs])
 
 
 @route("PUT", WORKSPACE + "/jobs/{name}")
 async def put_job(call: Call) -> Response:
+    async with call.control.jobs.lock(call.id("jobs/{name}")):
+        return await _put_job(call)
+
+
+async def _put_job(call: Call) -> Response:
     properties = {key: value for key, value in call.properties.items() if value is not None}
     existing = call.control.store.get(call.id("jobs/{name}"))
     if existing is not None:
@@ -55,12 +61,25 @@ async def put_job(call: Call) -> Response:
     body = {"properties": _normalised(call, properties)}
     mlflow_url = call.control.urls["mlflow"]
     run, experiment = await start_run(mlflow_url, body["properties"]["experimentName"], call.params["name"])
-    # The SDK appends "&tid=…" to what it shows as the studio's URL, so a query must have begun.
-    page_url = f"{mlflow_url}/#/experiments/{experiment}/runs/{run}?workspace={call.params['workspace']}"
-    body["properties"]["services"]["Studio"]["endpoint"] = page_url
-    job = call.control.store.put(call.id("jobs/{name}"), body, {"mlflow_run": run})
+    known = {"mlflow_run": run, "mlflow_experiment": experiment}
+    job = call.control.store.put(call.id("jobs/{name}"), body, known)
     call.control.jobs.submit(job.id)
-    return show(call, job, 201)
+    return show(call, _with_services(call, job), 201)
+
+
+def _with_services(call: Call, job: Resource) -> Resource:
+    """The job with the addresses of its pages; they are not stored, since MLflow's port may change."""
+    url, known = call.control.urls["mlflow"], job.internal
+    # The SDK appends "&tid=…" to what it shows as the studio's URL, so a query must have begun.
+    page_url = (
+        f"{url}/#/experiments/{known.get('mlflow_experiment')}/runs/{known.get('mlflow_run')}"
+        f"?workspace={call.control.home.project.workspace}"
+    )
+    job.properties["services"] = {
+        name: {"jobServiceType": name, "endpoint": endpoint, "status": None}
+        for name, endpoint in (("Tracking", url), ("Studio", page_url))
+    }
+    return job
 
 
 def _must_exist(call: Call, id: str | None, kind: str) -> None:
@@ -88,6 +107,10 @@ def _normalised(call: Call, properties: Json) -> Json:
     for key, value in (properties.get("outputs") or {}).items():
         uri = value.get("uri") or f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/{key}/"
         outputs[key] = {**value, "mode": value.get("mode") or "ReadWriteMount", "uri": uri}
+    properties.pop("services", None)  # ours to say
+    for key in (*(properties.get("inputs") or {}), *(properties.get("outputs") or {})):
+        if not ASSET_NAME.fullmatch(key):
+            raise bad_request(f"'{key}' is no name of an input or output: give letters, digits and '_'.")
     return {
         "description": None,
         "displayName": name,
@@ -101,14 +124,6 @@ def _normalised(call: Call, properties: Json) -> Json:
         "inputs": inputs,
         "outputs": outputs,
         "status": "NotStarted",
-        "services": {
-            "Tracking": {
-                "jobServiceType": "Tracking",
-                "endpoint": call.control.urls["mlflow"],
-                "status": None,
-            },
-            "Studio": {"jobServiceType": "Studio", "endpoint": call.control.urls["mlflow"], "status": None},
-        },
     }
 
 
@@ -134,7 +149,7 @@ def _update(call: Call, job: Resource, properties: Json) -> Response:
                 "JobPropertyImmutable",
             )
     current.update({key: value for key, value in properties.items() if key in MUTABLE})
-    return show(call, call.control.store.save(job))
+    return show(call, _with_services(call, call.control.store.save(job)))
 
 
 @route("POST", WORKSPACE + "/jobs/{name}/cancel")

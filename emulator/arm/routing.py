@@ -23,6 +23,10 @@ log = logging.getLogger("emulator.arm")
 
 PROVIDER = "/providers/Microsoft.MachineLearningServices"
 WORKSPACE = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/workspaces/{workspace}"
+# What Azure accepts as a name or version of what a client makes, by the parameter of the path that holds it.
+ASSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+ENDPOINT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
+NAMES = {"name": ASSET_NAME, "version": ASSET_NAME, "endpoint": ENDPOINT_NAME, "deployment": ENDPOINT_NAME}
 MAX_BODY = 4 * 1024 * 1024  # bytes; Resource Manager's documented limit for a request
 
 
@@ -111,6 +115,8 @@ async def _answer(control: "Control", request: Request) -> Response:
             _authenticate(control, request)
             params = match.groupdict()
             _check_scope(control, params)
+            if request.method == "PUT":
+                _check_names(params)
             return await candidate.handler(Call(control, request, params, await _json_body(request)))
     if methods:
         raise ArmError(
@@ -147,6 +153,20 @@ def _check_scope(control: "Control", params: dict[str, str]) -> None:
             f"The Resource 'Microsoft.MachineLearningServices/workspaces/{params['workspace']}' under resource group"
             f" '{project.resource_group}' was not found.",
         )
+
+
+def _check_names(params: dict[str, str]) -> None:
+    """Names become folders and parts of addresses here: what Azure refuses as one must not come through."""
+    for parameter, value in params.items():
+        pattern = NAMES.get(parameter)
+        if pattern is ENDPOINT_NAME and not pattern.fullmatch(value):
+            raise bad_request(
+                f"'{value}' is no {parameter} name: give 3 to 32 letters, digits and '-', first a letter, no '-' last."
+            )
+        if pattern is ASSET_NAME and not pattern.fullmatch(value):
+            raise bad_request(
+                f"'{value}' is no {parameter}: give 1 to 255 letters, digits, '_', '-', '.', first a letter or digit."
+            )
 
 
 async def _json_body(request: Request) -> Json:

@@ -1,0 +1,49 @@
+"""Ports of the local Azure: a checkout's own, the same ones each time, and what happens when they are taken."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from emulator.config import PARTS, ConfigError, Home, load_project
+
+PROJECT = load_project(Path(__file__).resolve().parents[2] / "emulator.yaml")
+
+
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        yield
+
+
+def test_each_folder_has_its_own_ports_and_keeps_them(tmp_path: Path) -> None:
+    first, second = (Home(PROJECT, tmp_path / name).prepare().ports for name in ("a", "b"))
+    assert not set(first.values()) & set(second.values())
+    assert Home(PROJECT, tmp_path / "a").prepare().ports == first
+    (tmp_path / "a" / "state.json").unlink()
+    assert Home(PROJECT, tmp_path / "a").prepare().ports == first  # they follow from the folder's path
+    assert len(set(first.values())) == len(PARTS)
+    assert all(20000 <= port < 30000 for port in first.values())
+
+
+def test_at_the_first_start_a_taken_port_is_replaced(tmp_path: Path) -> None:
+    ports = Home(PROJECT, tmp_path).prepare().ports
+    (tmp_path / "state.json").unlink()
+    with listening(ports["arm"]):
+        again = Home(PROJECT, tmp_path).prepare().ports
+    assert [part for part in PARTS if again[part] != ports[part]] == ["arm"]
+
+
+def test_at_a_later_start_only_the_port_that_clients_save_is_insisted_on(tmp_path: Path) -> None:
+    ports = Home(PROJECT, tmp_path).prepare().ports
+    with listening(ports["mlflow"]), listening(ports["blob"]):
+        again = Home(PROJECT, tmp_path).prepare().ports
+    assert [part for part in PARTS if again[part] != ports[part]] == ["blob", "mlflow"]
+    with listening(ports["arm"]), pytest.raises(ConfigError, match=f"Port {ports['arm']}.*another program.*make clean"):
+        Home(PROJECT, tmp_path).prepare()
+    assert Home(PROJECT, tmp_path).prepare().ports == again

@@ -1,0 +1,91 @@
+"""Which URIs are this account's, and that no blob's name leads out of the folder it is fetched into."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from emulator.deployments import Deployments
+from emulator.storage import Location, Storage, UriError
+from emulator.store import Resource
+
+URL = "https://127.0.0.1:20000/devstoreaccount1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:20000", "127.0.0.1:10000", "localhost:1", "localhost"])
+async def test_a_url_of_the_account_is_known_under_any_port(host: str) -> None:
+    assert Storage(URL).locate(f"https://{host}/devstoreaccount1/runs/a%20b/c") == Location("runs", "a b/c")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://example.org:20000/devstoreaccount1/runs/a",
+        "http://127.0.0.1:20000/devstoreaccount1/runs/a",
+        "https://127.0.0.1:20000/devstoreaccount12/runs/a",
+        "https://127.0.0.1:20000/devstoreaccount1/runs/a/%2e%2e/b",
+    ],
+)
+async def test_other_urls_are_refused(uri: str) -> None:
+    with pytest.raises(UriError, match="cannot be read here"):
+        Storage(URL).locate(uri)
+
+
+class Container:
+    """A container with one blob below the folder ``code``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_blob_client(self, name: str) -> "Container":
+        return self
+
+    async def exists(self) -> bool:
+        return False
+
+    async def list_blob_names(self, name_starts_with: str) -> AsyncIterator[str]:
+        yield name_starts_with + self.name
+
+    async def download_blob(self, name: str) -> "Container":
+        return self
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield b"x"
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "{folder}/outside"])
+async def test_a_blob_whose_name_leads_out_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    storage = Storage(URL)
+    monkeypatch.setattr(storage, "container", lambda _: Container(name.format(folder=tmp_path)))
+    with pytest.raises(UriError, match="leads out of its folder"):
+        await storage.download(Location("c", "code"), tmp_path / "target")
+    assert not (tmp_path / "outside").exists()
+
+
+async def test_a_model_of_which_only_a_part_came_is_fetched_again(tmp_path: Path) -> None:
+    whole = False
+
+    async def download(location: Location, target: Path) -> None:
+        target.mkdir(parents=True)
+        (target / "config.json").touch()
+        if not whole:
+            raise UriError("the connection broke")
+        (target / "weights").touch()
+
+    model = Resource("…/models/m/versions/1", "1", {"properties": {"modelUri": "x"}}, {}, "", "")
+    deployment = Resource("d", "d", {"properties": {"model": model.id}}, {}, "", "")
+    control = SimpleNamespace(
+        store=SimpleNamespace(get=lambda _: model),
+        locate=lambda _: Location("c", "outputs/model"),
+        storage=SimpleNamespace(download=download),
+    )
+    deployments = Deployments(control)  # type: ignore[arg-type]
+    with pytest.raises(UriError):
+        await deployments._model(deployment, tmp_path)
+    whole = True
+    folder = Path((await deployments._model(deployment, tmp_path))["AZUREML_MODEL_DIR"])
+    assert (folder / "model" / "weights").exists()
+    assert folder.name == "1"
