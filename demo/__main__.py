@@ -162,6 +162,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.recipe is None and arguments.file == HERE / "dataset.jsonl":
         arguments.recipe = HERE / "recipe.yaml"
+    for file in filter(None, (arguments.file, arguments.recipe)):
+        if not file.is_file():
+            return _fail(f"{file} does not exist.")
     # A closed terminal or a kill stops what was started here, as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -188,7 +191,7 @@ def main() -> int:
     if not was_up:
         local_azure.down(home)
         if code == 0:
-            console.print("`make up` starts it again, with the model; `make demo` shows all this again.")
+            console.print("`make up` starts it again, with the model; `make clean` forgets it.")
     return code
 
 

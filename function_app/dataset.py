@@ -169,6 +169,8 @@ def _readable(error: str) -> str:
     message, _, path = error.partition(" - at ")
     message = message.replace("Object missing required field", "Missing field")
     where = path.strip("`").removeprefix("$.")
+    if where.endswith("].role") and message.startswith("Invalid enum value"):
+        message = f"Unknown role {message.removeprefix('Invalid enum value ')}; roles are {', '.join(ROLES)}"
     return f"{where}: {message}." if where else f"{message}."
 
 

@@ -61,7 +61,7 @@ BROKEN = [
     (b"not json", "invalid_json", "JSON"),
     (b'{"messages": "hello"}', "wrong_type", "messages"),
     (b'{"messages": [{"role": "user", "content": 5}]}', "wrong_type", "messages[0].content"),
-    (b'{"messages": [{"role": "bot", "content": "x"}]}', "wrong_type", "messages[0].role"),
+    (b'{"messages": [{"role": "bot", "content": "x"}]}', "wrong_type", "messages[0].role: Unknown role 'bot'"),
     (b'{"messages": [{"role": "user"}]}', "wrong_type", "content"),
     (b'{"messages": []}', "no_assistant", "assistant"),
     (b'{"messages": [{"role": "user", "content": "x"}]}', "no_assistant", "assistant"),
