@@ -24,6 +24,7 @@ from rich.table import Table
 
 from emulator import __main__ as local_azure
 from emulator.config import ConfigError, Home, load_project
+from emulator.environment import shell_environment
 
 from . import watch
 
@@ -47,7 +48,7 @@ class Demo:
         state = self.home.load()
         if state is None:
             raise DemoError("The local Azure has no state; start it with `make up`.")
-        os.environ.update(local_azure.environment(self.home, state))
+        os.environ.update(shell_environment(self.home, state))
         storage = BlobServiceClient(os.environ["Storage__blobServiceUri"], credential=DefaultAzureCredential())
         record = self._drop_and_follow(storage, dataset, model, recipe)
         self._ask(record, model, questions)

@@ -42,8 +42,8 @@ def find_run(storage: BlobServiceClient, model: str, etag: str, limit: float = 6
 def follow(
     storage: BlobServiceClient,
     run_id: str,
-    on_stage: Callable[[Json], None],
-    on_progress: Callable[[Progress], None],
+    on_stage: Callable[[Json], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     limit: float = 1800,
 ) -> Json:
     """Call ``on_stage`` for each line of the run's history and ``on_progress`` while it trains; return the record at
@@ -52,12 +52,12 @@ def follow(
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         record: Json = json.loads(storage.get_blob_client("runs", f"{run_id}.json").download_blob().readall())
-        for event in record["history"][shown:]:
+        for event in record["history"][shown:] if on_stage else ():
             on_stage(event)
         shown = len(record["history"])
         if record["stage"] in ENDS:
             return record
-        if record["stage"] == "training" and (progress := training_progress(storage, run_id)):
+        if on_progress and record["stage"] == "training" and (progress := training_progress(storage, run_id)):
             on_progress(progress)
         time.sleep(POLL)
     raise TimeoutError(f"The run {run_id} has not ended within {limit:.0f} s.")

@@ -171,12 +171,8 @@ def env(home: Home) -> None:
     state = home.load()
     if state is None:
         raise ConfigError("The local Azure has never been started here; start it with `make up`.")
-    for name, value in environment(home, state).items():
+    for name, value in shell_environment(home, state).items():
         print(f"export {name}={shlex.quote(value)}")
-
-
-def environment(home: Home, state: State) -> dict[str, str]:
-    return shell_environment(home, state)
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
-from azure.storage.blob import BlobSasPermissions, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import BlobSasPermissions, ContainerSasPermissions, generate_blob_sas, generate_container_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from .config import ACCOUNT, ACCOUNT_KEY, HOST
@@ -64,8 +64,6 @@ class Storage:
 
     def read_sas(self, location: Location, days: int = 1) -> str:
         """A URL of one blob that lets its holder read it for some days."""
-        from azure.storage.blob import generate_blob_sas
-
         signature = generate_blob_sas(
             ACCOUNT,
             location.container,

@@ -175,8 +175,8 @@ def _sleep(runs: RunStore, run: Run, etag: str, step: Wait, at: str) -> None:
     sweep in between must not start a second chain of messages.
     """
     now = utc_now()
-    under_way = run.wake_at is not None and run.wake_at.isoformat() != at and now < run.wake_at + LATE
-    if under_way and run.wake_at is not None and run.wake_at <= now + step.delay:
+    another = run.wake_at if run.wake_at and run.wake_at.isoformat() != at else None
+    if another and now < another + LATE and another <= now + step.delay:
         return
     _schedule(runs, run, etag, step.delay)
 

@@ -14,6 +14,11 @@ MIN_RECORDS = 10  # as OpenAI's and Azure OpenAI's fine-tuning ask for
 MAX_FINDINGS = 100  # of each report; all are counted
 MAX_LINE = 8 * 1024 * 1024  # bytes; a longer line is no chat, and would cost memory
 ROLES = ("system", "user", "assistant")
+SHAPE_FIX = 'A record is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}.'
+CONVERT_FIX = (
+    "Write chats as messages; for an Alpaca-style file join instruction and input into the user's message and put"
+    " the response (or output) into the assistant's."
+)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -48,6 +53,11 @@ class Report(msgspec.Struct):
     def valid(self) -> bool:
         return not self.counts
 
+    @property
+    def total(self) -> int:
+        """How much was found, the listed and the others."""
+        return sum(self.counts.values())
+
     def add(self, code: str, line: int, message: str, fix: str) -> None:
         self.counts[code] = self.counts.get(code, 0) + 1
         if len(self.findings) < MAX_FINDINGS:
@@ -58,7 +68,7 @@ class Report(msgspec.Struct):
         if self.valid:
             sizes = self.statistics
             return f"{sizes.records} records: {sizes.train} to train on, {sizes.eval} held out."
-        first, total = self.findings[0], sum(self.counts.values())
+        first, total = self.findings[0], self.total
         where = f"line {first.line}: " if first.line else ""
         more = f" ({total - 1} more in the report)" if total > 1 else ""
         return f"{where}{first.message} {first.fix}{more}"
@@ -102,9 +112,9 @@ def validate(lines: Iterable[bytes], report: Report) -> Iterator[bytes]:
         record = _read(line, number, report)
         if record is None:
             continue
-        before = len(report.counts) and sum(report.counts.values())
+        before = report.total
         messages = _messages(record, number, report)
-        if messages is None or sum(report.counts.values()) > before:
+        if messages is None or report.total > before:
             continue
         _count(report.statistics, messages, line, number)
         yield _encode(Chat(messages)) + b"\n"
@@ -154,7 +164,7 @@ def _read(line: bytes, number: int, report: Report) -> Record | None:
     try:
         return _decode(line)
     except msgspec.ValidationError as error:
-        report.add("wrong_type", number, _readable(str(error)), _shape_fix())
+        report.add("wrong_type", number, _readable(str(error)), SHAPE_FIX)
     except msgspec.DecodeError as error:
         report.add("invalid_json", number, f"Not valid JSON: {error}.", "One complete JSON object on each line.")
     except UnicodeDecodeError as error:
@@ -174,10 +184,6 @@ def _readable(error: str) -> str:
     return f"{where}: {message}." if where else f"{message}."
 
 
-def _shape_fix() -> str:
-    return 'A record is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}.'
-
-
 def _messages(record: Record, number: int, report: Report) -> list[Message] | None:
     if record.messages is msgspec.UNSET:
         if isinstance(record.prompt, str) and isinstance(record.completion, str):
@@ -188,18 +194,11 @@ def _messages(record: Record, number: int, report: Report) -> list[Message] | No
             "unknown_format",
             number,
             "The record has no `messages`, and no `prompt` with a `completion`.",
-            _convert_fix(),
+            CONVERT_FIX,
         )
         return None
     _check_turns(record.messages, number, report)
     return record.messages
-
-
-def _convert_fix() -> str:
-    return (
-        "Write chats as messages; for an Alpaca-style file join instruction and input into the user's message and put"
-        " the response (or output) into the assistant's."
-    )
 
 
 def _check_turns(messages: list[Message], number: int, report: Report, names: tuple[str, str] | None = None) -> None:
@@ -280,8 +279,7 @@ def markdown(report: Report, source: str) -> str:
     ]
     lines += [f"| {name} | {value} |" for name, value in rows]
     if not report.valid:
-        total = sum(report.counts.values())
-        lines += ["", f"## What to mend ({total:,} found, the first {len(report.findings)} listed)", ""]
+        lines += ["", f"## What to mend ({report.total:,} found, the first {len(report.findings)} listed)", ""]
         lines += [f"- **{code}**: {count:,}" for code, count in sorted(report.counts.items())]
         lines += ["", "| line | what | fix |", "| ---: | --- | --- |"]
         lines += [f"| {f.line or '–'} | {_cell(f.message)} | {_cell(f.fix)} |" for f in report.findings]

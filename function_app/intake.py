@@ -194,4 +194,4 @@ def _write_report(run: Run, report: Report) -> None:
     reports.upload_blob(f"{run.id}.json", msgspec.json.format(msgspec.json.encode(report)), overwrite=True)
     reports.upload_blob(f"{run.id}.md", markdown(report, run.dataset.blob).encode(), overwrite=True)
     run.links["report"] = f"{reports.url}/{run.id}.md"
-    log.info("report run_id=%s valid=%s findings=%d", run.id, report.valid, sum(report.counts.values()))
+    log.info("report run_id=%s valid=%s findings=%d", run.id, report.valid, report.total)

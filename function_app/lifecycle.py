@@ -53,7 +53,6 @@ class Observation:
     overtaken_by: str = ""
     twins: tuple[Twin, ...] = ()
     job: JobSeen | None = None
-    registered: bool = False
     endpoint_state: str = ""
     deployment: DeploymentSeen | None = None
     traffic: dict[str, int] = field(default_factory=dict)

@@ -39,21 +39,17 @@ def endpoint_name(model: str) -> str:
     return f"{model}-{sha256(scope.encode()).hexdigest()[:6]}"
 
 
-def registered(run: Run) -> bool:
-    try:
-        azure_clients.ml_client().models.get(run.model, run.model_version)
-    except ResourceNotFoundError:
-        return False
-    return True
-
-
 def register(run: Run) -> None:
     """Register the job's model output under the run's version, with where it came from."""
     from azure.ai.ml.entities import Model
 
-    if registered(run):
+    models = azure_clients.ml_client().models
+    try:
+        models.get(run.model, run.model_version)
         return
-    azure_clients.ml_client().models.create_or_update(
+    except ResourceNotFoundError:
+        pass
+    models.create_or_update(
         Model(
             name=run.model,
             version=run.model_version,

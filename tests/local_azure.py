@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,9 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient
 
+from demo import watch
+
 ROOT = Path(__file__).resolve().parents[1]
-ENDS = ("live", "rejected", "failed", "cancelled", "superseded", "retired")
 
 
 class LocalAzure:
@@ -39,15 +39,11 @@ class LocalAzure:
 
     def wait_for_end(self, model: str, etag: str, limit: float = 240) -> dict[str, Any]:
         """The record of the run for the file version ``etag`` once it has ended."""
-        deadline = time.monotonic() + limit
-        found: list[dict[str, Any]] = []
-        while time.monotonic() < deadline:
-            found = [record for record in self.records(model) if record["dataset"]["etag"] == etag]
-            if found and found[0]["stage"] in ENDS:
-                return found[0]
-            time.sleep(0.3)
-        history = found[0]["history"] if found else "no record"
-        raise AssertionError(f"no end after {limit} s: {history}\n{self.log('functions')[-2000:]}")
+        try:
+            run_id = watch.find_run(self.storage, model, etag, limit)
+            return watch.follow(self.storage, run_id, limit=limit)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.log('functions')[-2000:]}") from error
 
     def report(self, run_id: str) -> str:
         """The report for people."""

@@ -1,6 +1,6 @@
 """Jobs: submit, get, list, cancel. What runs them is emulator/jobs.py."""
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from ..jobs import FINAL, artifact_location
 from ..mlflow_runs import start_run
@@ -10,12 +10,7 @@ from .routing import ASSET_NAME, WORKSPACE, Call, page, route, short_id, show
 
 # Azure refuses any other change of a job that exists.
 MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
-MODES = {
-    "uri_file": "ReadOnlyMount",
-    "uri_folder": "ReadOnlyMount",
-    "mltable": "ReadOnlyMount",
-    "mlflow_model": "ReadOnlyMount",
-}
+MOUNTED = ("uri_file", "uri_folder", "mltable", "mlflow_model")  # inputs that are no literals
 
 
 def _job(call: Call) -> Resource:
@@ -95,8 +90,8 @@ def _normalised(call: Call, properties: Json) -> Json:
     name = call.params["name"]
     inputs: Json = {}
     for key, value in (properties.get("inputs") or {}).items():
-        mode = MODES.get(value.get("jobInputType", ""))
-        inputs[key] = {**value, "mode": value.get("mode") or mode} if mode else value
+        mounted = value.get("jobInputType") in MOUNTED
+        inputs[key] = {**value, "mode": value.get("mode") or "ReadOnlyMount"} if mounted else value
     outputs: Json = {
         "default": {
             "jobOutputType": "uri_folder",
@@ -164,8 +159,6 @@ async def cancel_job(call: Call) -> Response:
 @route("GET", "/history/v1.0" + WORKSPACE + "/runs/{name}/details")
 async def run_details(call: Call) -> Response:
     """What `jobs.stream` polls: status, error and links to the log files."""
-    from starlette.responses import JSONResponse
-
     job = _job(call)
     logs = {}
     if job.internal.get("log"):

@@ -18,7 +18,8 @@ from azure.ai.ml import MLClient
 from azure.identity import DefaultAzureCredential
 from openai import APIStatusError, AuthenticationError, OpenAI
 
-from tests.local_azure import ENDS, LocalAzure, local_azure, run_emulator
+from demo.watch import ENDS
+from tests.local_azure import LocalAzure, local_azure, run_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = (ROOT / "demo" / "dataset.jsonl").read_bytes()

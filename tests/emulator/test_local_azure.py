@@ -6,12 +6,10 @@ The tests share one and run in this order: the last ones stop it and start it ag
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
 import ssl
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import requests
 from azure.identity import DefaultAzureCredential
 from host_processes import wait_until
 
-from tests.local_azure import LocalAzure, exports, local_azure, run_emulator
+from tests.local_azure import LocalAzure, exports, run_emulator
 
 Json = dict[str, Any]
 SERVER = """
@@ -90,14 +88,6 @@ def pids(folder: Path) -> list[int]:
     found = [int(pid) for pid in file.read_text().split()]
     file.unlink()
     return found
-
-
-@pytest.fixture(scope="module")
-def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
-    home = tmp_path_factory.mktemp("local-azure")
-    with local_azure(home) as running:
-        yield running
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

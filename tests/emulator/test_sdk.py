@@ -1,8 +1,6 @@
 """The unmodified azure-ai-ml client against the local Resource Manager: what the loop uses, and how it refuses."""
 
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,9 @@ from azure.ai.ml.entities import (
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 
-from tests.local_azure import LocalAzure, local_azure
+from tests.local_azure import LocalAzure
 
 IMAGE = Environment(image="mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest")
-
-
-@pytest.fixture(scope="module")
-def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
-    home = tmp_path_factory.mktemp("local-azure")
-    with local_azure(home) as running:
-        yield running
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

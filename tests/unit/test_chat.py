@@ -6,30 +6,18 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import openai
 import pytest
 from aiohttp import web
-from chat_support import StubContainer, World, chat_world, make_certificate
+from chat_support import StubContainer, World
 
 from function_app import azure_clients, live
 
 ROOT = Path(__file__).resolve().parents[2]
 HELLO = [{"role": "user", "content": "a secret prompt"}]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def world(certificate: tuple[Path, Path]) -> AsyncIterator[World]:
-    async with chat_world(certificate) as made:
-        yield made
 
 
 async def test_the_stock_client_gets_a_whole_answer(world: World) -> None:

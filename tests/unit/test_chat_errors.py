@@ -3,29 +3,17 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import openai
 import pytest
 from aiohttp import web
-from chat_support import World, chat_world, event, make_certificate, serve_endpoint
+from chat_support import World, event, make_certificate, serve_endpoint
 
 from function_app.settings import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 HELLO = [{"role": "user", "content": "a secret prompt"}]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def world(certificate: tuple[Path, Path]) -> AsyncIterator[World]:
-    async with chat_world(certificate) as made:
-        yield made
 
 
 @pytest.mark.parametrize(

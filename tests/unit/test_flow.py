@@ -10,17 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_support import StubEndpoint, StubIdentity, make_certificate, serve_endpoint, serve_identity
+from chat_support import StubEndpoint, StubIdentity, serve_endpoint, serve_identity
 
 from function_app.flow_runner import FLOW_FILE, FlowError, FlowRunner, FlowStream, flow_runner
 
 ROOT = Path(__file__).resolve().parents[2]
 HELLO = [{"role": "user", "content": "Hi"}]
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
