@@ -11,6 +11,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from .config import BLOB_HOST, HOST
+
+NAMES: list[x509.GeneralName] = [
+    x509.DNSName("localhost"),
+    x509.DNSName(BLOB_HOST),
+    x509.IPAddress(ipaddress.ip_address(HOST)),
+    x509.IPAddress(ipaddress.ip_address("::1")),
+]
 LIFETIME = timedelta(days=800)  # macOS refuses server certificates valid for longer than 825 days
 RENEW_BEFORE = timedelta(days=30)
 
@@ -23,7 +31,8 @@ def ensure_certificates(folder: Path) -> None:
     server = folder / "server.pem"
     if server.exists():
         certificate = x509.load_pem_x509_certificate(server.read_bytes())
-        if certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC):
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC) and list(names) == NAMES:
             _write_bundle(folder)
             return
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,15 +45,10 @@ def ensure_certificates(folder: Path) -> None:
         .sign(authority_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        x509.IPAddress(ipaddress.ip_address("::1")),
-    ]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     certificate = (
         _builder(subject, authority_name, key.public_key())
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectAlternativeName(NAMES), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)

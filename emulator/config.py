@@ -17,9 +17,10 @@ import yaml
 HOST = "127.0.0.1"
 # Azurite accepts no other account unless told so; name and key are published in its documentation.
 ACCOUNT = "devstoreaccount1"
+BLOB_HOST = f"{ACCOUNT}.blob.core.windows.net"  # what azure-ai-ml makes of the account's name
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-PARTS = ("blob", "queue", "table", "arm", "identity", "mlflow", "functions")
+PARTS = ("blob", "queue", "table", "arm", "identity", "mlflow", "functions", "proxy")
 # Ports below those that systems give to programs which ask for any: each state folder has its own ten among them.
 FIRST_PORT, PORT_BLOCKS, BLOCK = 20000, 1000, 10
 

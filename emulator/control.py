@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +22,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from . import eventgrid
-from .arm import assets, endpoints, platform, routing  # noqa: F401 - importing registers their routes
+from .arm import (  # noqa: F401 - importing registers their routes
+    assets,
+    computes,
+    datastores,
+    endpoints,
+    operation_status,
+    routing,
+    workspaces,
+)
 from .arm import jobs as job_routes  # noqa: F401
 from .blob_events import BlobWatcher
-from .config import ACCOUNT_KEY, HOST, Home, State, load_project
+from .config import ACCOUNT_KEY, BLOB_HOST, HOST, Home, State, load_project
 from .deployments import Deployments
 from .environment import urls
 from .identity import Authority, identity_app
 from .inference import Inference
 from .jobs import Jobs
 from .operations import Operations
+from .proxy import Proxy
 from .storage import DATASTORES, Location, Storage, UriError
 from .store import Resource, Store
 
@@ -51,6 +61,9 @@ class Control:
         self.jobs = Jobs(self)
         self.deployments = Deployments(self)
         self.inference = Inference(self)
+        upstream = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or ""
+        ours = upstream.rstrip("/") == self.urls["proxy"]  # `up` in a shell that has this local Azure's variables
+        self.proxy = Proxy({BLOB_HOST: state.ports["blob"]}, "" if ours else upstream)
         self.events = eventgrid.EventGrid(home.path / "events.db", copies=event_copies)
         self.ready = False
         self._background: set[asyncio.Task[None]] = set()
@@ -87,7 +100,8 @@ class Control:
 
     async def prepare(self) -> None:
         """Put in place what infra/ would: workspace, datastores, containers, queues, event subscriptions."""
-        platform.create_platform(self)
+        workspaces.create_workspace(self)
+        datastores.create_datastores(self)
         for name in [*self.home.project.containers, *DATASTORES.values()]:
             await self.storage.ensure_container(name)
         async with QueueServiceClient(self.urls["queue"], credential=ACCOUNT_KEY) as queues:
@@ -115,6 +129,7 @@ class Control:
         # At once: each gives its processes a grace, and the supervisor gives this process one for all.
         await asyncio.gather(self.operations.close(), self.jobs.close(), self.deployments.close())
         await self.inference.close()
+        await self.proxy.close()
         await self.events.close()
         await self.storage.close()
         self.store.close()
@@ -124,10 +139,10 @@ def control_app(control: Control) -> Starlette:
     """The TLS side: ``/metadata``, ``/inference`` and everything of Resource Manager."""
 
     async def metadata(_: Request) -> Response:
-        return JSONResponse(platform.cloud_metadata(control.urls["arm"]))
+        return JSONResponse(workspaces.cloud_metadata(control.urls["arm"]))
 
     async def discovery(_: Request) -> Response:
-        return JSONResponse(platform.discovery(control.urls["arm"]))
+        return JSONResponse(workspaces.discovery(control.urls["arm"]))
 
     async def health(_: Request) -> Response:
         return JSONResponse({"ready": control.ready}, 200 if control.ready else 503)
@@ -182,6 +197,7 @@ async def serve(home: Home, state: State, event_copies: int = 1) -> None:
         _server(control_app(control), state.ports["arm"], home.path / "certificates"),
     ]
     tasks = [asyncio.create_task(server.serve()) for server in servers]
+    await control.proxy.start(state.ports["proxy"])
     await control.prepare()
     watcher = BlobWatcher(
         lambda: BlobServiceClient(control.urls["blob"], credential=ACCOUNT_KEY),

@@ -17,6 +17,7 @@ def urls(state: State) -> dict[str, str]:
         "identity": f"http://{HOST}:{ports['identity']}",
         "mlflow": f"http://{HOST}:{ports['mlflow']}",
         "functions": f"http://{HOST}:{ports['functions']}",
+        "proxy": f"http://{HOST}:{ports['proxy']}",
     }
 
 
@@ -74,6 +75,8 @@ def shell_environment(home: Home, state: State) -> dict[str, str]:
     return {
         **sdk_environment(home, state),
         **no_proxy(),
+        # Only what runs in a shell needs the storage account's real name, which azure-ai-ml makes of a datastore.
+        **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), urls(state)["proxy"]),
         **home.project.shell,
         **({name: scoring_uri} if name and scoring_uri else {}),
         "APP_BASE_URL": urls(state)["functions"],

@@ -2,14 +2,16 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 Json = dict[str, Any]
 
+COLUMNS = "id, name, body, internal, created, modified"
+PRESENT: Final = object()  # in a ``where``: whatever value, but one
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
     id       TEXT PRIMARY KEY COLLATE NOCASE,  -- ARM ids compare without case
@@ -21,7 +23,6 @@ CREATE TABLE IF NOT EXISTS resources (
     modified TEXT NOT NULL,
     sequence INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX IF NOT EXISTS resources_parent ON resources (parent, sequence);
 CREATE TABLE IF NOT EXISTS operations (
     id       TEXT PRIMARY KEY,
     resource TEXT NOT NULL,
@@ -30,6 +31,18 @@ CREATE TABLE IF NOT EXISTS operations (
     started  TEXT NOT NULL,
     ended    TEXT
 );
+"""
+# What lists and restarts ask for, read from the body, so that it cannot differ from it.
+GENERATED = {
+    "archived": "INTEGER GENERATED ALWAYS AS (COALESCE(json_extract(body, '$.properties.isArchived'), 0)) VIRTUAL",
+    "state": "TEXT GENERATED ALWAYS AS (COALESCE(json_extract(body, '$.properties.status'),"
+    " json_extract(body, '$.properties.provisioningState'))) VIRTUAL",
+}
+INDEXES = """
+CREATE INDEX IF NOT EXISTS resources_parent ON resources (parent, sequence);
+CREATE INDEX IF NOT EXISTS resources_order ON resources (sequence);
+CREATE INDEX IF NOT EXISTS resources_collection ON resources (parent, archived, sequence);
+CREATE INDEX IF NOT EXISTS resources_state ON resources (state);
 """
 
 
@@ -58,11 +71,14 @@ class Store:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(SCHEMA)
+        columns = {row[1] for row in self._db.execute("PRAGMA table_xinfo(resources)")}
+        for name in GENERATED.keys() - columns:  # a new table, or one that an older version made
+            self._db.execute(f"ALTER TABLE resources ADD COLUMN {name} {GENERATED[name]}")
+        self._db.executescript(INDEXES)
 
     def get(self, id: str) -> Resource | None:
-        row = self._db.execute(
-            "SELECT id, name, body, internal, created, modified FROM resources WHERE id = ?", (id,)
-        ).fetchone()
+        query = f"SELECT {COLUMNS} FROM resources WHERE id = ?"  # noqa: S608 - a constant
+        row = self._db.execute(query, (id,)).fetchone()
         return _resource(row) if row else None
 
     def put(self, id: str, body: Json, internal: Json | None = None) -> Resource:
@@ -94,18 +110,51 @@ class Store:
 
     def children(self, collection: str, newest_first: bool = False) -> Iterator[Resource]:
         """The resources of one collection (``…/jobs``, ``…/models/x/versions``) in order of creation."""
-        order = "DESC" if newest_first else "ASC"
-        columns = "id, name, body, internal, created, modified"
-        query = f"SELECT {columns} FROM resources WHERE parent = ? ORDER BY sequence {order}"  # noqa: S608 - constants
-        for row in self._db.execute(query, (collection,)).fetchall():
-            yield _resource(row)
+        yield from self.select(collection, newest_first=newest_first)
 
-    def find(self, pattern: str) -> Iterator[Resource]:
-        """The resources whose id is LIKE ``pattern``, for what crosses collections."""
-        for row in self._db.execute(
-            "SELECT id, name, body, internal, created, modified FROM resources WHERE id LIKE ? ORDER BY sequence",
-            (pattern,),
-        ).fetchall():
+    def select(
+        self,
+        collection: str,
+        *,
+        archived: bool | None = None,
+        where: Mapping[str, Any] | None = None,
+        newest_first: bool = False,
+        skip: int = 0,
+        limit: int = -1,
+    ) -> list[Resource]:
+        """Some resources of one collection, in order of creation.
+
+        ``archived``: only archived ones, only the others, or (None) both. ``where``: JSON paths into the body, such as
+        ``$.properties.jobType``, and the value that each must have; ``PRESENT`` asks for any.
+        """
+        conditions: list[str] = ["parent = ?"]
+        values: list[Any] = [collection]
+        # Both values are named, so that the index's second column is used and the order comes from its third.
+        if archived is not None:
+            conditions.append("archived = ?")
+            values.append(archived)
+        for path, value in (where or {}).items():
+            conditions.append("json_extract(body, ?) " + ("IS NOT NULL" if value is PRESENT else "= ?"))
+            values += [path] if value is PRESENT else [path, value]
+        query = (
+            f"SELECT {COLUMNS} FROM resources WHERE {' AND '.join(conditions)}"  # noqa: S608 - constants
+            f" ORDER BY sequence {'DESC' if newest_first else 'ASC'} LIMIT ? OFFSET ?"
+        )
+        return [_resource(row) for row in self._db.execute(query, (*values, limit, skip))]
+
+    def highest_number(self, collection: str) -> int:
+        """The highest name in ``collection`` that is a whole number, 0 when none is: what versions count on from."""
+        found = self._db.execute(
+            "SELECT MAX(CAST(name AS INTEGER)) FROM resources WHERE parent = ? AND name NOT GLOB '*[^0-9]*'",
+            (collection,),
+        ).fetchone()[0]
+        return int(found or 0)
+
+    def find(self, pattern: str, states: Sequence[str] = ()) -> Iterator[Resource]:
+        """The resources whose id is LIKE ``pattern``, in one of ``states`` if any are given; it crosses collections."""
+        chosen = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
+        query = f"SELECT {COLUMNS} FROM resources WHERE id LIKE ?{chosen} ORDER BY sequence"  # noqa: S608 - constants
+        for row in self._db.execute(query, (pattern, *states)).fetchall():
             yield _resource(row)
 
     def start_operation(self, id: str, resource: str) -> None:

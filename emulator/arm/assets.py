@@ -45,7 +45,7 @@ def _defaults(kind: str) -> Json:
 def _register(kind: str) -> None:
     base = f"{WORKSPACE}/{kind}/{{name}}"
 
-    @route("GET", base)
+    @route("GET", base, f"{kind}: get the container")
     async def get_container(call: Call) -> Response:
         versions = _versions(call, kind)
         if not versions:
@@ -65,7 +65,7 @@ def _register(kind: str) -> None:
         )
         return show(call, container)
 
-    @route("GET", base + "/versions")
+    @route("GET", base + "/versions", f"{kind}: list versions")
     async def list_versions(call: Call) -> Response:
         query = call.request.query_params
         if kind == "codes" and query.get("hash"):
@@ -79,11 +79,11 @@ def _register(kind: str) -> None:
             versions = [version for version in versions if not version.properties.get("isArchived")]
         return page(call, versions)
 
-    @route("GET", base + "/versions/{version}")
+    @route("GET", base + "/versions/{version}", f"{kind}: get a version, by label too")
     async def get_version(call: Call) -> Response:
         return show(call, find_version(call, kind))
 
-    @route("PUT", base + "/versions/{version}")
+    @route("PUT", base + "/versions/{version}", f"{kind}: create, update a version")
     async def put_version(call: Call) -> Response:
         properties = {k: v for k, v in call.properties.items() if v is not None}
         id = call.id(kind + "/{name}/versions/{version}")
@@ -96,7 +96,7 @@ def _register(kind: str) -> None:
         version = call.control.store.put(id, body)
         return show(call, version, 200 if existing else 201)
 
-    @route("POST", base + "/versions/{version}/startPendingUpload")
+    @route("POST", base + "/versions/{version}/startPendingUpload", f"{kind}: start an upload")
     async def start_pending_upload(call: Call) -> Response:
         container = f"{SINGULAR[kind]}-{call.params['name']}"[:63].rstrip("-").lower()
         await call.control.storage.ensure_container(container)
@@ -141,7 +141,7 @@ for _kind in KINDS:
     _register(_kind)
 
 
-@route("GET", WORKSPACE + "/models")
+@route("GET", WORKSPACE + "/models", "models: list")
 async def list_models(call: Call) -> Response:
     """The containers of all models: one row a name."""
     names = dict.fromkeys(

@@ -35,18 +35,18 @@ def _with_uris(call: Call, endpoint: Resource) -> Resource:
     return endpoint
 
 
-@route("GET", WORKSPACE + "/onlineEndpoints")
+@route("GET", WORKSPACE + "/onlineEndpoints", "online endpoints: list")
 async def list_endpoints(call: Call) -> Response:
     found = call.control.store.children(call.id("onlineEndpoints"))
     return page(call, [_with_uris(call, endpoint) for endpoint in found])
 
 
-@route("GET", ENDPOINT)
+@route("GET", ENDPOINT, "online endpoints: get")
 async def get_endpoint(call: Call) -> Response:
     return show(call, _with_uris(call, _endpoint(call)))
 
 
-@route("PUT", ENDPOINT)
+@route("PUT", ENDPOINT, "online endpoints: create, update, traffic")
 async def put_endpoint(call: Call) -> Response:
     """Create an endpoint, or set its traffic, tags and authentication."""
     id = call.id("onlineEndpoints/{endpoint}")
@@ -104,7 +104,7 @@ def _check_traffic(call: Call, id: str, traffic: Json) -> None:
             raise bad_request(f"Traffic cannot go to '{name}': its provisioning state is {state}.")
 
 
-@route("DELETE", ENDPOINT)
+@route("DELETE", ENDPOINT, "online endpoints: delete")
 async def delete_endpoint(call: Call) -> Response:
     id = call.id("onlineEndpoints/{endpoint}")
     if call.control.store.get(id) is None:
@@ -115,7 +115,7 @@ async def delete_endpoint(call: Call) -> Response:
     return Response(status_code=202, headers=call.control.operations.done(id))
 
 
-@route("POST", ENDPOINT + "/listKeys")
+@route("POST", ENDPOINT + "/listKeys", "online endpoints: keys")
 async def list_keys(call: Call) -> Response:
     endpoint = _endpoint(call)
     if endpoint.properties["authMode"] != "Key":
@@ -123,7 +123,7 @@ async def list_keys(call: Call) -> Response:
     return JSONResponse({key: endpoint.internal[key] for key in ("primaryKey", "secondaryKey")})
 
 
-@route("POST", ENDPOINT + "/token")
+@route("POST", ENDPOINT + "/token", "online endpoints: token")
 async def get_token(call: Call) -> Response:
     _endpoint(call)
     token, expires = call.control.authority.issue("https://ml.azure.com")
@@ -137,19 +137,19 @@ async def get_token(call: Call) -> Response:
     )
 
 
-@route("GET", ENDPOINT + "/deployments")
+@route("GET", ENDPOINT + "/deployments", "online deployments: list")
 async def list_deployments(call: Call) -> Response:
     endpoint = _endpoint(call)
     return page(call, list(call.control.store.children(f"{endpoint.id}/deployments")))
 
 
-@route("GET", DEPLOYMENT)
+@route("GET", DEPLOYMENT, "online deployments: get")
 async def get_deployment(call: Call) -> Response:
     _endpoint(call)
     return show(call, _deployment(call))
 
 
-@route("PUT", DEPLOYMENT)
+@route("PUT", DEPLOYMENT, "online deployments: create, update")
 async def put_deployment(call: Call) -> Response:
     """Create or replace a deployment; it serves once its readiness probe has answered."""
     _endpoint(call)
@@ -190,7 +190,7 @@ async def put_deployment(call: Call) -> Response:
     return show(call, deployment, 201 if existing is None else 200, call.control.operations.start(id, work))
 
 
-@route("DELETE", DEPLOYMENT)
+@route("DELETE", DEPLOYMENT, "online deployments: delete")
 async def delete_deployment(call: Call) -> Response:
     endpoint = _endpoint(call)
     name = call.params["deployment"]
@@ -203,7 +203,7 @@ async def delete_deployment(call: Call) -> Response:
     return Response(status_code=202, headers=call.control.operations.done(id))
 
 
-@route("POST", DEPLOYMENT + "/getLogs")
+@route("POST", DEPLOYMENT + "/getLogs", "online deployments: logs")
 async def get_logs(call: Call) -> Response:
     deployment = _deployment(call)
     try:

@@ -20,18 +20,18 @@ def _job(call: Call) -> Resource:
     return job
 
 
-@route("GET", WORKSPACE + "/jobs/{name}")
+@route("GET", WORKSPACE + "/jobs/{name}", "jobs: get")
 async def get_job(call: Call) -> Response:
     return show(call, _with_services(call, _job(call)))
 
 
-@route("GET", WORKSPACE + "/jobs")
+@route("GET", WORKSPACE + "/jobs", "jobs: list")
 async def list_jobs(call: Call) -> Response:
     jobs = call.control.store.children(call.id("jobs"), newest_first=True)
     return page(call, [_with_services(call, job) for job in jobs])
 
 
-@route("PUT", WORKSPACE + "/jobs/{name}")
+@route("PUT", WORKSPACE + "/jobs/{name}", "jobs: create, update")
 async def put_job(call: Call) -> Response:
     async with call.control.jobs.lock(call.id("jobs/{name}")):
         return await _put_job(call)
@@ -147,7 +147,7 @@ def _update(call: Call, job: Resource, properties: Json) -> Response:
     return show(call, _with_services(call, call.control.store.save(job)))
 
 
-@route("POST", WORKSPACE + "/jobs/{name}/cancel")
+@route("POST", WORKSPACE + "/jobs/{name}/cancel", "jobs: cancel")
 async def cancel_job(call: Call) -> Response:
     job = _job(call)
     if job.properties["status"] in FINAL:
@@ -156,7 +156,7 @@ async def cancel_job(call: Call) -> Response:
     return Response(status_code=202, headers=call.control.operations.done(job.id))
 
 
-@route("GET", "/history/v1.0" + WORKSPACE + "/runs/{name}/details")
+@route("GET", "/history/v1.0" + WORKSPACE + "/runs/{name}/details", "run history: details (what stream follows)")
 async def run_details(call: Call) -> Response:
     """What `jobs.stream` polls: status, error and links to the log files."""
     job = _job(call)

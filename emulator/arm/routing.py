@@ -4,8 +4,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -27,6 +28,8 @@ WORKSPACE = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + 
 ASSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 ENDPOINT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
 NAMES = {"name": ASSET_NAME, "version": ASSET_NAME, "endpoint": ENDPOINT_NAME, "deployment": ENDPOINT_NAME}
+PAGE_SIZE = 50  # rows; how many Azure gives is its own affair and changes  # Guess: of the size
+LIST_VIEWS = {"activeonly": False, "archivedonly": True, "all": None}
 MAX_BODY = 4 * 1024 * 1024  # bytes; Resource Manager's documented limit for a request
 
 
@@ -38,6 +41,7 @@ class Call:
     request: Request
     params: dict[str, str]
     body: Json
+    route: "Route"
 
     @property
     def workspace_id(self) -> str:
@@ -54,27 +58,77 @@ class Call:
         """The ARM id of something below the workspace: ``id("jobs/{name}")``."""
         return f"{self.workspace_id}/{path.format(**self.params)}"
 
+    @property
+    def view(self) -> bool | None:
+        """What ``listViewType`` asks for: archived assets (True), the others (False, the default), or all (None)."""
+        asked = self.request.query_params.get("listViewType", "ActiveOnly")
+        if asked.lower() not in LIST_VIEWS:
+            raise bad_request(f"listViewType '{asked}' is not known; use ActiveOnly, ArchivedOnly or All.")
+        return LIST_VIEWS[asked.lower()]
+
+    def check_state(self, resource: Resource) -> None:
+        """Refuse this operation in the states that its route names (``refuses``), with the status that it names."""
+        state = str(resource.properties.get("status") or resource.properties.get("provisioningState"))
+        status = self.route.refuses.get(state)
+        if status == 409:
+            raise ArmError(
+                409,
+                "Conflict",
+                f"'{resource.name}' has another operation in progress ({state}); wait for its end.",
+                "ResourceOperationInProgress",
+            )
+        if status is not None:
+            raise ArmError(
+                status, "UserError", f"'{resource.name}' is {state}, which forbids this operation.", "InvalidState"
+            )
+
 
 Handler = Callable[[Call], Awaitable[Response]]
 
 
+class Coverage(StrEnum):
+    """How much of an operation is here, in the words of docs/emulator.md's table."""
+
+    FULL = "yes"
+    PARTLY = "partly"  # the note says what is missing
+    REFUSED = "refused"  # answered with Azure's error shape; the note says why
+
+
 @dataclass(frozen=True)
 class Route:
+    """One operation: how it is called, what answers it, and its row of the coverage table."""
+
     method: str
     template: str
     pattern: re.Pattern[str]
     handler: Handler
+    operation: str
+    coverage: Coverage
+    note: str
+    refuses: Mapping[str, int]
 
 
 ROUTES: list[Route] = []
 
 
-def route(method: str, template: str) -> Callable[[Handler], Handler]:
-    """Register a handler; ``{name}`` matches one path segment."""
+def route(
+    method: str,
+    template: str,
+    operation: str,
+    *,
+    coverage: Coverage = Coverage.FULL,
+    note: str = "",
+    refuses: Mapping[str, int] | None = None,
+) -> Callable[[Handler], Handler]:
+    """Register a handler; ``{name}`` matches one path segment.
+
+    ``operation`` names it in the coverage table ("jobs: cancel"). ``refuses`` are the resource's states in which it is
+    refused and the HTTP status of that answer; the handler enforces them with ``call.check_state(resource)``.
+    """
     pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(template)) + "/?", re.IGNORECASE)
 
     def register(handler: Handler) -> Handler:
-        ROUTES.append(Route(method, template, pattern, handler))
+        ROUTES.append(Route(method, template, pattern, handler, operation, coverage, note, refuses or {}))
         return handler
 
     return register
@@ -117,7 +171,7 @@ async def _answer(control: "Control", request: Request) -> Response:
             _check_scope(control, params)
             if request.method == "PUT":
                 _check_names(params)
-            return await candidate.handler(Call(control, request, params, await _json_body(request)))
+            return await candidate.handler(Call(control, request, params, await _json_body(request), candidate))
     if methods:
         raise ArmError(
             405,
@@ -217,15 +271,49 @@ def show(call: Call, resource: Resource, status: int = 200, headers: dict[str, s
     return JSONResponse(envelope(resource, call.control.state.principal_id), status, headers)
 
 
-def page(call: Call, resources: list[Resource]) -> Response:
-    """One page of a list. ``$skip`` is our continuation; ``$top`` limits, as Azure's lists take them."""
-    query = call.request.query_params
-    try:
-        skip, top = int(query.get("$skip", 0)), int(query.get("$top", 50))
-    except ValueError:
-        raise bad_request("$skip and $top must be whole numbers.") from None
-    chosen = resources[skip : skip + top]
-    answer: dict[str, Any] = {"value": [envelope(r, call.control.state.principal_id) for r in chosen]}
-    if "$top" not in query and skip + top < len(resources):
-        answer["nextLink"] = str(call.request.url.include_query_params(**{"$skip": skip + top}))
-    return JSONResponse(answer)
+def listing(
+    call: Call,
+    collection: str,
+    *,
+    newest_first: bool = False,
+    archived: bool | None = None,
+    where: Mapping[str, Any] | None = None,
+    prepare: Callable[[Resource], Resource] = lambda resource: resource,
+) -> Response:
+    """One page of a collection, as Azure's lists give it: at most ``$top`` (or PAGE_SIZE), and a link to the next.
+
+    ``archived`` and ``where`` choose as in ``Store.select``; ``prepare`` completes a resource before it is shown.
+    """
+    skip, top = _whole_number(call, "$skip", 0), _whole_number(call, "$top", PAGE_SIZE)
+    size = min(top, PAGE_SIZE)
+    found = call.control.store.select(
+        collection, archived=archived, where=where, newest_first=newest_first, skip=skip, limit=size + 1
+    )
+    answer = {"value": [envelope(prepare(r), call.control.state.principal_id) for r in found[:size]]}
+    return JSONResponse({**answer, **_next_link(call, skip, len(found) > size)})
+
+
+def page(call: Call, resources: Sequence[Resource]) -> Response:
+    """The same of a list that is at hand."""
+    skip, top = _whole_number(call, "$skip", 0), _whole_number(call, "$top", PAGE_SIZE)
+    size = min(top, PAGE_SIZE)
+    answer = {"value": [envelope(r, call.control.state.principal_id) for r in resources[skip : skip + size]]}
+    return JSONResponse({**answer, **_next_link(call, skip, skip + size < len(resources))})
+
+
+def _next_link(call: Call, skip: int, more: bool) -> Json:
+    """The link to the next page. Who asked for the first ``$top`` gets no more than those."""
+    top = _whole_number(call, "$top", 0)
+    if not more or 0 < top <= PAGE_SIZE:
+        return {}
+    left = {"$top": top - PAGE_SIZE} if top else {}
+    return {"nextLink": str(call.request.url.include_query_params(**{"$skip": skip + PAGE_SIZE, **left}))}
+
+
+def _whole_number(call: Call, name: str, default: int) -> int:
+    text = call.request.query_params.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise bad_request(f"{name} must be a whole number of at most nine digits.")
+    return int(text)
