@@ -1,8 +1,10 @@
 """Jobs: submit, get, list, cancel. What runs them is emulator/jobs.py."""
 
+from collections.abc import Callable
+
 from starlette.responses import JSONResponse, Response
 
-from ..jobs import FINAL, artifact_location
+from ..job_status import FINAL, artifact_location
 from ..mlflow_runs import start_run
 from ..store import Json, Resource
 from .errors import ArmError, bad_request
@@ -42,24 +44,35 @@ async def _put_job(call: Call) -> Response:
     existing = call.control.store.get(call.id("jobs/{name}"))
     if existing is not None:
         return _update(call, existing, properties)
-    if properties.get("jobType") != "Command":
+    submission = SUBMISSIONS.get(str(properties.get("jobType")))
+    if submission is None:
         raise bad_request(
-            f"jobType '{properties.get('jobType')}' is not modelled by the local Azure; it runs Command jobs."
+            f"jobType '{properties.get('jobType')}' is not modelled by the local Azure;"
+            f" it runs {', '.join(SUBMISSIONS)}."
         )
-    for needed in ("command", "environmentId"):
-        if not properties.get(needed):
-            raise bad_request(f"A command job needs '{needed}'.")
-    _must_exist(call, properties.get("computeId"), "compute")
-    _must_exist(call, properties["environmentId"], "environment")
-    if properties.get("codeId"):
-        _must_exist(call, properties["codeId"], "code")
-    body = {"properties": _normalised(call, properties)}
+    body = {"properties": submission(call, properties)}
     mlflow_url = call.control.urls["mlflow"]
     run, experiment = await start_run(mlflow_url, body["properties"]["experimentName"], call.params["name"])
     known = {"mlflow_run": run, "mlflow_experiment": experiment}
     job = call.control.store.put(call.id("jobs/{name}"), body, known)
     call.control.jobs.submit(job.id)
     return show(call, _with_services(call, job), 201)
+
+
+def _command(call: Call, properties: Json) -> Json:
+    """A command job as it is stored. Raises ArmError."""
+    for needed in ("command", "environmentId"):
+        if not properties.get(needed):
+            raise bad_request(f"A command job needs '{needed}'.")
+    must_exist(call, properties.get("computeId"), "compute")
+    must_exist(call, properties["environmentId"], "environment")
+    if properties.get("codeId"):
+        must_exist(call, properties["codeId"], "code")
+    return normalised(call, properties)
+
+
+# What each kind of job must bring, and what is stored of it: the properties as they were given -> those that are kept.
+SUBMISSIONS: dict[str, Callable[[Call, Json], Json]] = {"Command": _command}
 
 
 def _with_services(call: Call, job: Resource) -> Resource:
@@ -77,7 +90,7 @@ def _with_services(call: Call, job: Resource) -> Resource:
     return job
 
 
-def _must_exist(call: Call, id: str | None, kind: str) -> None:
+def must_exist(call: Call, id: str | None, kind: str) -> None:
     if not id or call.control.store.get(id) is None:
         raise bad_request(
             f"The {kind} '{short_id(id or '')}' does not exist in this workspace.",
@@ -85,7 +98,7 @@ def _must_exist(call: Call, id: str | None, kind: str) -> None:
         )
 
 
-def _normalised(call: Call, properties: Json) -> Json:
+def normalised(call: Call, properties: Json) -> Json:
     """What the service makes of a submitted job; clients rely on these additions."""
     name = call.params["name"]
     inputs: Json = {}
