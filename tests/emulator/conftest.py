@@ -1,10 +1,11 @@
-"""A running local Azure for the tests of a module."""
+"""A running local Azure for the tests of a module, each of whose answers is held against the SDK's own models."""
 
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
+from tests.emulator.conformance import Oracle, watch
 from tests.local_azure import LocalAzure, local_azure
 
 
@@ -14,3 +15,11 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
     with local_azure(home) as running:
         yield running
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def oracle() -> Iterator[Oracle]:
+    """Fails a test in which the SDK was told anything that the real service could not have said."""
+    with watch(Oracle()) as watching:
+        yield watching
+    assert not watching.violations, "\n".join(dict.fromkeys(watching.violations))
