@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from azure.ai.ml import MLClient
+from azure.identity import DefaultAzureCredential
 
 from tests.emulator.conformance import Oracle, watch
 from tests.local_azure import LocalAzure, local_azure
@@ -15,6 +17,18 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
     with local_azure(home) as running:
         yield running
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ml(azure: LocalAzure) -> MLClient:
+    """The unmodified client of the module's local Azure."""
+    environment = azure.environment
+    return MLClient(
+        DefaultAzureCredential(),
+        environment["AZURE_SUBSCRIPTION_ID"],
+        environment["AZURE_RESOURCE_GROUP"],
+        environment["AZURE_ML_WORKSPACE"],
+    )
 
 
 @pytest.fixture(autouse=True)
