@@ -1,5 +1,7 @@
 """The workspace and its datastores, through the unmodified client."""
 
+import subprocess
+
 import pytest
 from azure.ai.ml import MLClient
 from azure.ai.ml.constants import Scope
@@ -11,6 +13,7 @@ from azure.ai.ml.entities import (
     Workspace,
 )
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.identity import AzureCliCredential
 
 from tests.local_azure import LocalAzure
 
@@ -71,3 +74,20 @@ def test_a_datastore_is_created_changed_and_deleted_and_its_key_is_shown_only_on
         ml.datastores.get("elsewhere")
     with pytest.raises(HttpResponseError, match="belongs to the workspace"):
         ml.datastores.delete("workspaceblobstore")
+
+
+def test_a_script_with_the_command_line_s_credential_is_let_in(azure: LocalAzure) -> None:
+    environment = azure.environment
+    client = MLClient(
+        AzureCliCredential(),
+        environment["AZURE_SUBSCRIPTION_ID"],
+        environment["AZURE_RESOURCE_GROUP"],
+        environment["AZURE_ML_WORKSPACE"],
+    )
+    assert client.workspaces.get(environment["AZURE_ML_WORKSPACE"]).location
+
+
+def test_other_commands_of_the_command_line_are_refused_with_a_sentence(azure: LocalAzure) -> None:
+    done = subprocess.run(["az", "ml", "job", "list"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "use the Python SDK" in done.stderr
