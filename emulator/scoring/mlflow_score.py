@@ -33,7 +33,7 @@ def init() -> None:
         raise FileNotFoundError(f"There is no MLmodel file below {folder}: this is no MLflow model.")
     path = str(found.parent)
     flavors = mlflow.models.Model.load(path).flavors
-    if flavors.get("transformers", {}).get("task") == CHAT_TASK:
+    if flavors.get("transformers", {}).get("inference_task") == CHAT_TASK:
         pipeline = mlflow.transformers.load_model(path)
     else:
         model = mlflow.pyfunc.load_model(path)
