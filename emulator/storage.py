@@ -10,7 +10,7 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobSasPermissions, ContainerSasPermissions, generate_blob_sas, generate_container_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
-from .config import ACCOUNT, ACCOUNT_KEY, HOST
+from .config import ACCOUNT, ACCOUNT_KEY, BLOB_HOST, HOST
 
 # The workspace's datastores and their containers; Azure appends the workspace's GUID to the first.
 DATASTORES = {"workspaceblobstore": "azureml-blobstore-local", "workspaceartifactstore": "azureml"}
@@ -89,6 +89,9 @@ class Storage:
         ours = f"/{ACCOUNT}/"
         if parts.scheme == "https" and parts.hostname in (HOST, "localhost") and parts.path.startswith(ours):
             container, _, path = unquote(parts.path.removeprefix(ours)).lstrip("/").partition("/")
+            return Location(container, path)
+        if parts.scheme == "https" and parts.hostname == BLOB_HOST:
+            container, _, path = unquote(parts.path).lstrip("/").partition("/")
             return Location(container, path)
         if parts.scheme == "azureml" and "datastores/" in uri and "/paths/" in uri:
             datastore, _, path = uri.split("datastores/", 1)[1].partition("/paths/")
