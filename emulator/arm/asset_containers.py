@@ -42,7 +42,7 @@ def put_version(call: Call, kind: Kind, properties: Json) -> Resource:
     store = call.control.store
     with store.transaction():
         version = store.put(call.id(kind.plural + "/{name}/versions/{version}"), {"properties": properties})
-        if not (kind.plural == "components" and properties["isAnonymous"]):
+        if kind.container is not None and not (kind.plural == "components" and properties["isAnonymous"]):
             _update_container(call, kind, version)
         kind.index(call, version)
     return version
@@ -51,7 +51,7 @@ def put_version(call: Call, kind: Kind, properties: Json) -> Resource:
 def _update_container(call: Call, kind: Kind, version: Resource) -> None:
     store, id = call.control.store, container_id(call, kind)
     container = store.get(id)
-    properties = container.properties if container else {**kind.container, "isArchived": False}
+    properties = container.properties if container else {**(kind.container or {}), "isArchived": False}
     # The highest number so far is kept: counting on from it must not read every version.
     highest = container.internal.get("highest") if container else 0
     if highest is None:
@@ -73,7 +73,7 @@ def put_container(call: Call, kind: Kind, given: Json) -> tuple[Resource, bool]:
     """Describe, archive or restore a container, or make an empty one; and whether it is new."""
     store, id = call.control.store, container_id(call, kind)
     container = store.get(id)
-    before: Json = {**kind.container, "isArchived": False, "latestVersion": None, "nextVersion": "1"}
+    before: Json = {**(kind.container or {}), "isArchived": False, "latestVersion": None, "nextVersion": "1"}
     mutable: Json = {key: given[key] for key in ("description", "tags", "properties", "isArchived") if key in given}
     if kind.plural == "data" and container is None:
         mutable["dataType"] = given["dataType"]

@@ -32,13 +32,12 @@ class Kind:
     singular: str
     needs: tuple[str, ...]  # what the properties must name: at least one of these
     immutable: tuple[str, ...]  # what may not change in a version: properties, or parts of a component's specification
-    container: Json  # what a container's properties hold before anyone describes it
+    container: Json | None  # what a container's properties hold before anyone describes it; None: it has none
     normalised: Callable[[Call, Json, Resource | None], Awaitable[Json]] = _as_given  # as the service stores it
     shown: Callable[[Call, Resource], Resource] = _as_stored  # as an answer shows it
     index: Callable[[Call, Resource], None] = _indexed_nowhere  # what else to write when a version was stored
     check_version: Callable[[str], None] = _any_version  # raises ArmError for a version that this kind cannot have
     updated: int = 200  # the status when the version was there
-    created_by_upload: bool = True  # whether startPendingUpload is offered
 
     def content(self, properties: Json) -> Json:
         """What a version consists of, as it is stored."""

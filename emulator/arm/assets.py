@@ -1,7 +1,5 @@
 """Versioned assets of the workspace: codes, environments, models, data and components, each a container of versions."""
 
-import base64
-import hashlib
 from dataclasses import replace
 
 from starlette.responses import JSONResponse, Response
@@ -29,10 +27,9 @@ KINDS = (CODES, ENVIRONMENTS, MODELS, DATA, COMPONENTS)
 LABELS = {"latest": "latest", "azureml_default": "default"}  # Guess: that "latest" is understood there
 
 
-def _register(kind: Kind) -> None:
-    """The routes of one kind."""
+def _register_containers(kind: Kind) -> None:
+    """The routes of one kind's containers."""
     collection = f"{WORKSPACE}/{kind.plural}"
-    versions = collection + "/{name}/versions"
 
     @route("GET", collection, f"{kind.plural}: list")
     async def list_containers(call: Call) -> Response:
@@ -53,6 +50,11 @@ def _register(kind: Kind) -> None:
         given = checked(replace(kind, needs=("dataType",) if kind is DATA else ()), call.properties)
         container, created = put_container(call, kind, given)
         return show(call, container, 201 if created else 200)
+
+
+def _register_versions(kind: Kind) -> None:
+    """The routes of one kind's versions."""
+    versions = f"{WORKSPACE}/{kind.plural}/{{name}}/versions"
 
     @route("GET", versions, f"{kind.plural}: list versions")
     async def list_versions(call: Call) -> Response:
@@ -95,9 +97,6 @@ def _register(kind: Kind) -> None:
         version = put_version(call, kind, properties)
         return show(call, kind.shown(call, version), kind.updated if existing else 201)
 
-    if kind.created_by_upload:
-        route("POST", versions + "/{version}/startPendingUpload", f"{kind.plural}: start an upload")(_start_upload)
-
 
 def _newest_first(call: Call) -> bool:
     """The order that ``$orderBy`` asks for; the newest come first otherwise."""
@@ -114,26 +113,7 @@ def _refuse_changed_content(call: Call, kind: Kind, existing: Resource, properti
             raise kind.changed(call.params["name"], existing.name, field)
 
 
-async def _start_upload(call: Call) -> Response:
-    """A container of the version's own to upload into, and the signature that opens it."""
-    storage = call.control.storage
-    # As the service names them: the workspace's id and 26 characters, together the longest name that a container has.
-    digest = hashlib.sha256(call.request.url.path.lower().encode()).digest()
-    workspace = call.control.store.get(call.workspace_id)
-    prefix = workspace.properties["workspaceId"] if workspace else "upload"
-    container = f"{prefix}-{base64.b32encode(digest).decode().lower()[:26]}"
-    await storage.ensure_container(container)
-    return JSONResponse(
-        {
-            "pendingUploadType": "TemporaryBlobReference",
-            "blobReferenceForConsumption": {
-                "blobUri": f"{storage.url}/{container}",
-                "storageAccountArmId": "",
-                "credential": {"credentialType": "SAS", "sasUri": storage.sas(container)},
-            },
-        }
-    )
-
-
 for _kind in KINDS:
-    _register(_kind)
+    _register_versions(_kind)
+    if _kind.container is not None:
+        _register_containers(_kind)

@@ -1,11 +1,16 @@
-"""Codes: folders of scripts, found again by the hash of their content, whatever they are called."""
+"""Codes: folders of scripts, uploaded first, found again by the hash of their content, whatever they are called."""
+
+import base64
+import hashlib
+
+from starlette.responses import JSONResponse, Response
 
 from ..config import BLOB_HOST
 from ..storage import UriError
 from ..store import Json, Resource
 from .asset_kinds import BASE, Kind
 from .errors import bad_request
-from .routing import Call
+from .routing import WORKSPACE, Call, route
 
 
 async def _normalised(call: Call, given: Json, _: Resource | None) -> Json:
@@ -39,7 +44,27 @@ CODES = Kind(
     singular="code",
     needs=("codeUri",),
     immutable=("codeUri",),
-    container={"description": None, "tags": {}, "properties": {}, "provisioningState": "Succeeded"},
+    container=None,  # codes are asked for by name and version, or by their content
     normalised=_normalised,
     index=_index,
 )
+
+
+@route("POST", WORKSPACE + "/codes/{name}/versions/{version}/startPendingUpload", "codes: start an upload")
+async def start_upload(call: Call) -> Response:
+    """A container of the version's own to upload into, and the signature that opens it."""
+    storage = call.control.storage
+    # A container's name is shorter and of fewer characters than a code's may be.
+    digest = hashlib.sha256(call.request.url.path.lower().encode()).digest()
+    container = f"code-{base64.b32encode(digest).decode().lower().rstrip('=')}"
+    await storage.ensure_container(container)
+    return JSONResponse(
+        {
+            "pendingUploadType": "TemporaryBlobReference",
+            "blobReferenceForConsumption": {
+                "blobUri": f"{storage.url}/{container}",
+                "storageAccountArmId": "",
+                "credential": {"credentialType": "SAS", "sasUri": storage.sas(container)},
+            },
+        }
+    )

@@ -77,5 +77,4 @@ COMPONENTS = Kind(
     container={"description": "", "tags": {}, "properties": {}, "provisioningState": "Succeeded"},
     normalised=_normalised,
     shown=_shown,
-    created_by_upload=False,
 )

@@ -47,7 +47,7 @@ async def _flavors(call: Call, uri: str) -> Json:
     try:
         location = call.control.locate(uri).join("MLmodel")
         blob = call.control.storage.container(location.container).get_blob_client(location.path)
-        text = await (await blob.download_blob(length=MAX_MLMODEL)).readall()
+        text = await (await blob.download_blob(offset=0, length=MAX_MLMODEL)).readall()
         described = await asyncio.to_thread(yaml.safe_load, text)
     except (UriError, AzureError, yaml.YAMLError):
         return {}

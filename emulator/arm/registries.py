@@ -78,13 +78,16 @@ def _registry(call: Call) -> Json:
 def _register(kind: str) -> None:
     """The data plane's reads of one kind."""
     collection = f"{DATA_PLANE}/{kind}"
+    coverage, note = (Coverage.REFUSED, "it has no data assets") if kind == "data" else (Coverage.FULL, "")
 
     @route("GET", collection, f"registries: list {kind}")
     async def list_containers(call: Call) -> Response:
         registry = _check_registry(call)
         return _page(call, [_container(kind, name, registry.versions(kind, name)) for name in registry.names(kind)])
 
-    @route("GET", collection + "/{name}", f"registries: get {kind}, with the latest version")
+    @route(
+        "GET", collection + "/{name}", f"registries: get {kind}, with the latest version", coverage=coverage, note=note
+    )
     async def get_container(call: Call) -> Response:
         name = call.params["name"]
         versions = _check_registry(call).versions(kind, name)
@@ -97,7 +100,13 @@ def _register(kind: str) -> None:
         versions = _check_registry(call).versions(kind, call.params["name"])  # none of an unknown name, as recorded
         return _page(call, [_shown(kind, version) for version in versions])
 
-    @route("GET", collection + "/{name}/versions/{version}", f"registries: get a version of {kind}")
+    @route(
+        "GET",
+        collection + "/{name}/versions/{version}",
+        f"registries: get a version of {kind}",
+        coverage=coverage,
+        note=note,
+    )
     async def get_version(call: Call) -> Response:
         name, version = call.params["name"], call.params["version"]
         found = _check_registry(call).version(kind, name, "" if version == "azureml_default" else version)
@@ -190,12 +199,11 @@ for _method, _path, _operation in (
     ("POST", "/import", "share an asset of a workspace"),
     ("PUT", "/{kind}/{name}/versions/{version}", "create, change a version"),
     ("PUT", "/{kind}/{name}", "create, change a container"),
-    ("POST", "/models/{name}/versions/{version}/package", "package a model"),
 ):
     route(_method, DATA_PLANE + _path, f"registries: {_operation}", coverage=Coverage.REFUSED, note=READ_ONLY)(
         _refuse_write
     )
-for _method, _operation in (("PUT", "create"), ("PATCH", "update"), ("DELETE", "delete")):
+for _method, _operation in (("PUT", "create, update"), ("DELETE", "delete")):
     route(_method, GROUP + "/{registry}", f"registries: {_operation}", coverage=Coverage.REFUSED, note=READ_ONLY)(
         _refuse_write
     )

@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 import requests
 from azure.ai.ml import Input, MLClient
+from azure.ai.ml._restclient.arm_ml_service import models
 from azure.ai.ml.dsl import pipeline
-from azure.ai.ml.entities import Environment, Model, PipelineJob
+from azure.ai.ml.entities import (
+    Environment,
+    Model,
+    PipelineJob,
+    Registry,
+)
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 
+from tests.emulator.conformance import violations
 from tests.local_azure import LocalAzure
 
 PHI = "Phi-3-mini-4k-instruct"
@@ -43,7 +50,40 @@ def test_curated_environments_are_there(registry: MLClient) -> None:
     assert curated.image == "mcr.microsoft.com/azureml/curated/acft-hf-nlp-gpu:59"
     assert registry.environments.get("sklearn-1.5", label="latest").name == "sklearn-1.5"
     assert "acft-hf-nlp-gpu" in [e.name for e in registry.environments.list()]
+    assert [e.version for e in registry.environments.list("acft-hf-nlp-gpu")] == ["60", "59"]
+
+
+def test_it_has_no_data_assets(registry: MLClient) -> None:
     assert list(registry.data.list()) == []
+    assert list(registry.data.list("ultrachat")) == []
+    with pytest.raises(ResourceNotFoundError):
+        registry.data.get("ultrachat", version="1")
+    with pytest.raises(Exception, match="ultrachat"):
+        registry.data.get("ultrachat", label="latest")
+
+
+@pytest.mark.parametrize(
+    ("path", "annotation"),
+    [
+        ("models", models.ModelContainer),
+        (f"models/{PHI}/versions", models.ModelVersion),
+        ("environments", models.EnvironmentContainer),
+        ("environments/acft-hf-nlp-gpu/versions", models.EnvironmentVersion),
+        ("components", models.ComponentContainer),
+        ("components/chat_completion_pipeline/versions", models.ComponentVersion),
+    ],
+)
+def test_its_answers_are_of_the_sdks_own_models(azure: LocalAzure, path: str, annotation: type) -> None:
+    """The SDK reads this data plane without its generated operations, where the oracle listens."""
+    env = azure.environment
+    url = (
+        f"{env['REGISTRY_DISCOVERY_ENDPOINT_URL']}mferp/managementfrontend/subscriptions/{env['AZURE_SUBSCRIPTION_ID']}"
+        f"/resourceGroups/{env['AZURE_RESOURCE_GROUP']}/providers/Microsoft.MachineLearningServices/registries/azureml"
+    )
+    token = DefaultAzureCredential().get_token("https://management.azure.com/.default").token
+    values = requests.get(f"{url}/{path}", headers={"Authorization": f"Bearer {token}"}, timeout=10).json()["value"]
+    assert values
+    assert [violation for value in values for violation in violations(annotation, value)] == []
 
 
 def test_the_chat_completion_pipeline_is_called_as_in_the_notebook(registry: MLClient) -> None:
@@ -53,6 +93,8 @@ def test_the_chat_completion_pipeline_is_called_as_in_the_notebook(registry: MLC
     chat_completion = registry.components.get(name="chat_completion_pipeline", label="latest")
     assert chat_completion.inputs["learning_rate"].default == pytest.approx(2e-5)
     assert registry.components.get("chat_completion_pipeline").version == chat_completion.version
+    assert [c.version for c in registry.components.list("chat_completion_pipeline")] == ["0.0.57", "0.0.56"]
+    assert [c.name for c in registry.components.list()] == ["chat_completion_pipeline"]
 
     @pipeline(name="fine-tunes")
     def create_pipeline():  # type: ignore[no-untyped-def]
@@ -99,17 +141,19 @@ def test_weights_and_writes_are_refused_with_the_reason(registry: MLClient, tmp_
         registry.environments.create_or_update(Environment(name="mine", version="1", image="python:3.11"))
     with pytest.raises(HttpResponseError, match="read-only"):
         registry.models.archive(PHI, version="15")
+    with pytest.raises(HttpResponseError, match="read-only"):
+        registry.models.archive(PHI)
 
 
-def test_the_registry_is_a_resource_too(azure: LocalAzure) -> None:
-    env = azure.environment
-    ml = MLClient(
-        DefaultAzureCredential(), env["AZURE_SUBSCRIPTION_ID"], env["AZURE_RESOURCE_GROUP"], env["AZURE_ML_WORKSPACE"]
-    )
+def test_the_registry_is_a_resource_too(ml: MLClient) -> None:
     assert ml.registries.get("azureml").name == "azureml"
     assert [r.name for r in ml.registries.list()] == ["azureml"]
     with pytest.raises(ResourceNotFoundError):
         ml.registries.get("contoso")
+    with pytest.raises(HttpResponseError, match="read-only"):
+        ml.registries.begin_create(Registry(name="azureml", location="westeurope", replication_locations=[])).result()
+    with pytest.raises(HttpResponseError, match="read-only"):
+        ml.registries.begin_delete(name="azureml").result()
 
 
 def test_discovery_wants_a_token(azure: LocalAzure) -> None:
