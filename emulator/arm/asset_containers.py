@@ -61,7 +61,7 @@ def _update_container(call: Call, kind: Kind, version: Resource) -> None:
     else:
         if version.name.isdecimal():
             highest = max(highest, int(version.name))
-        # Guess: when all versions are archived, the latest is the newest of them
+        # Guess: when all versions of an asset are archived, its latest version is the newest of them.
         latest = newest_version(call, kind) or version
         properties |= {"latestVersion": latest.name, "nextVersion": str(highest + 1)}
     if "dataType" in version.properties:
