@@ -133,8 +133,7 @@ def _shown(kind: str, version: Resource) -> Json:
     return {
         "id": version.id,
         "name": version.name,
-        # Guess: the resource types in the answers of a registry's data plane.
-        "type": f"Microsoft.MachineLearningServices/registries/{kind}/versions",
+        "type": kind,  # as recorded
         **version.body,
         "systemData": _system_data(version.created),
     }
@@ -146,7 +145,7 @@ def _container(kind: str, name: str, versions: list[Resource]) -> Json:
     return {
         "id": f"azureml://registries/{NAME}/{kind}/{name}",
         "name": name,
-        "type": f"Microsoft.MachineLearningServices/registries/{kind}",
+        "type": kind,
         "properties": {
             **properties,
             "isArchived": False,

@@ -96,8 +96,6 @@ def _environment(row: dict[str, Any], version: str) -> Json:
         "environmentType": "Curated",
         "image": f"mcr.microsoft.com/azureml/curated/{row['name'].lower()}:{version}",
         "osType": "Linux",
-        "stage": "Development",
-        "provisioningState": "Succeeded",
     }
 
 
