@@ -1,10 +1,13 @@
-"""A running local Azure for the tests of a module."""
+"""A running local Azure for the tests of a module, each of whose answers is held against the SDK's own models."""
 
 import shutil
 from collections.abc import Iterator
 
 import pytest
+from azure.ai.ml import MLClient
+from azure.identity import DefaultAzureCredential
 
+from tests.emulator.conformance import Oracle, watch
 from tests.local_azure import LocalAzure, local_azure
 
 
@@ -14,3 +17,23 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
     with local_azure(home) as running:
         yield running
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def ml(azure: LocalAzure) -> MLClient:
+    """The unmodified client of the module's local Azure."""
+    environment = azure.environment
+    return MLClient(
+        DefaultAzureCredential(),
+        environment["AZURE_SUBSCRIPTION_ID"],
+        environment["AZURE_RESOURCE_GROUP"],
+        environment["AZURE_ML_WORKSPACE"],
+    )
+
+
+@pytest.fixture(autouse=True)
+def oracle() -> Iterator[Oracle]:
+    """Fails a test in which the SDK was told anything that the real service could not have said."""
+    with watch(Oracle()) as watching:
+        yield watching
+    assert not watching.violations, "\n".join(dict.fromkeys(watching.violations))
