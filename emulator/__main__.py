@@ -134,7 +134,7 @@ def _kill_leftovers(home: Home, state: State | None) -> bool:
     killed = [processes.kill_leftover(identity) for identity in (state.supervisor, *state.processes.values())]
     if home.database.exists():
         store = Store(home.database)
-        for resource in store.find(f"{home.project.workspace_id}/%"):  # jobs and deployments have one
+        for resource in store.started():  # jobs and deployments
             killed.append(processes.kill_leftover(resource.internal.get("process")))
         store.close()
     return any(killed)

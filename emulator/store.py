@@ -157,6 +157,12 @@ class Store:
         for row in self._db.execute(query, (pattern, *states)).fetchall():
             yield _resource(row)
 
+    def started(self) -> Iterator[Resource]:
+        """The resources for which a process was started, and is not known to have ended."""
+        query = f"SELECT {COLUMNS} FROM resources WHERE json_extract(internal, '$.process') IS NOT NULL"  # noqa: S608
+        for row in self._db.execute(query).fetchall():
+            yield _resource(row)
+
     def start_operation(self, id: str, resource: str) -> None:
         self._db.execute(
             "INSERT INTO operations VALUES (?, ?, 'InProgress', NULL, ?, NULL)", (id, resource, timestamp())
