@@ -64,7 +64,11 @@ class Resource:
 
 
 class Store:
-    """All resources and long-running operations. One connection, used from one thread: SQLite in WAL mode."""
+    """All resources and long-running operations. One connection, used from one thread: SQLite in WAL mode.
+
+    With ``synchronous=NORMAL`` what was written outlives the process, however it ends (kill -9 too); only a power cut
+    may take the last moment.
+    """
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
