@@ -135,7 +135,8 @@ def _kill_leftovers(home: Home, state: State | None) -> bool:
     if home.database.exists():
         store = Store(home.database)
         for resource in store.started():  # jobs and deployments
-            killed.append(processes.kill_leftover(resource.internal.get("process")))
+            left = [resource.internal.get("process"), *resource.internal.get("processes", [])]
+            killed += [processes.kill_leftover(identity) for identity in left]
         store.close()
     return any(killed)
 

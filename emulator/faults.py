@@ -23,7 +23,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .arm.errors import ArmError
 from .event_envelopes import Event
-from .inference import InferenceError
 from .store import Json
 
 log = logging.getLogger("emulator.faults")
@@ -96,7 +95,7 @@ class RequestFault(AnswerFault, tag="request"):
         if self.body is not None:
             return JSONResponse(self.body, status, headers)
         if path.lower().startswith("/inference/"):
-            return InferenceError(status, MESSAGE, headers).response
+            return JSONResponse({"error": {"message": MESSAGE, "code": status}}, status, headers)
         if path.lower().startswith("/msi/"):
             return JSONResponse({"statusCode": status, "message": MESSAGE}, status, headers)
         return ArmError(status, _code(status), MESSAGE, headers=headers).response()

@@ -162,8 +162,11 @@ class Store:
             yield _resource(row)
 
     def started(self) -> Iterator[Resource]:
-        """The resources for which a process was started, and is not known to have ended."""
-        query = f"SELECT {COLUMNS} FROM resources WHERE json_extract(internal, '$.process') IS NOT NULL"  # noqa: S608
+        """The resources for which processes were started that are not known to have ended."""
+        query = (
+            f"SELECT {COLUMNS} FROM resources WHERE json_extract(internal, '$.process') IS NOT NULL"  # noqa: S608
+            " OR json_array_length(internal, '$.processes') > 0"
+        )
         for row in self._db.execute(query).fetchall():
             yield _resource(row)
 
