@@ -28,6 +28,7 @@ from .arm import (  # noqa: F401 - importing registers their routes
     datastores,
     endpoints,
     operation_status,
+    registries,
     routing,
     workspaces,
 )
@@ -43,6 +44,7 @@ from .inference import Inference
 from .jobs import Jobs
 from .operations import Operations
 from .proxy import Proxy
+from .registry import Registry
 from .storage import DATASTORES, Location, Storage, UriError
 from .store import Resource, Store
 
@@ -59,6 +61,7 @@ class Control:
         self.store = Store(home.database)
         self.authority = Authority(home.path, home.project.tenant, state.principal_id)
         self.storage = Storage(self.urls["blob"])
+        self.registry = Registry()
         self.operations = Operations(self)
         self.jobs = Jobs(self)
         self.deployments = Deployments(self)

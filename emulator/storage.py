@@ -7,10 +7,18 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
-from azure.storage.blob import BlobSasPermissions, ContainerSasPermissions, generate_blob_sas, generate_container_sas
+from azure.storage.blob import (
+    AccountSasPermissions,
+    BlobSasPermissions,
+    ContainerSasPermissions,
+    ResourceTypes,
+    generate_account_sas,
+    generate_blob_sas,
+    generate_container_sas,
+)
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
-from .config import ACCOUNT, ACCOUNT_KEY, HOST
+from .config import ACCOUNT, ACCOUNT_KEY, BLOB_HOST, HOST
 
 # The workspace's datastores and their containers; Azure appends the workspace's GUID to the first.
 DATASTORES = {"workspaceblobstore": "azureml-blobstore-local", "workspaceartifactstore": "azureml"}
@@ -62,6 +70,16 @@ class Storage:
         )
         return f"{self.url}/{container}?{signature}"
 
+    def account_sas(self, days: int = 1) -> str:
+        """The query of a URL that lets its holder read, write and list in all containers for some days."""
+        return generate_account_sas(
+            ACCOUNT,
+            ACCOUNT_KEY,
+            ResourceTypes(container=True, object=True),
+            AccountSasPermissions(read=True, create=True, update=True, write=True, delete=True, list=True),
+            datetime.now(UTC) + timedelta(days=days),
+        )
+
     def read_sas(self, location: Location, days: int = 1) -> str:
         """A URL of one blob that lets its holder read it for some days."""
         signature = generate_blob_sas(
@@ -89,6 +107,9 @@ class Storage:
         ours = f"/{ACCOUNT}/"
         if parts.scheme == "https" and parts.hostname in (HOST, "localhost") and parts.path.startswith(ours):
             container, _, path = unquote(parts.path.removeprefix(ours)).lstrip("/").partition("/")
+            return Location(container, path)
+        if parts.scheme == "https" and parts.hostname == BLOB_HOST:
+            container, _, path = unquote(parts.path).lstrip("/").partition("/")
             return Location(container, path)
         if parts.scheme == "azureml" and "datastores/" in uri and "/paths/" in uri:
             datastore, _, path = uri.split("datastores/", 1)[1].partition("/paths/")
