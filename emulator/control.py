@@ -26,6 +26,7 @@ from .arm import (  # noqa: F401 - importing registers their routes
     assets,
     computes,
     datastores,
+    deployments,
     endpoints,
     operation_status,
     registries,
