@@ -134,7 +134,10 @@ class Customer:
     def finds_everything(self) -> None:
         """Every job ends well and never ran twice at once; every model is there; every deployment serves."""
         for name in self.jobs:
-            assert wait_until(partial(self.end_of, name), f"the end of {name}", 60) == "Completed", name
+            status = wait_until(partial(self.end_of, name), f"the end of {name}", 60)
+            assert status == "Completed", "\n".join(
+                line for line in self.azure.log("control").splitlines() if f"name={name} " in line
+            )
             runs = (self.folder / f"{name}.runs").read_text().splitlines()
             assert not [line for line in runs if line.startswith("twice")], f"{name}: {runs}"
             assert runs[-1].startswith("end"), f"{name}: {runs}"
@@ -144,11 +147,15 @@ class Customer:
             assert self.ml.models.get(name, "1").path.endswith("paths/kept")
         for name in self.deployments:
             wait_until(partial(self.serves, name), f"{name} to serve", 60)
-            assert self.ml.online_deployments.get(name, "house").provisioning_state == "Succeeded"
+            # It serves a moment before it says so.
+            wait_until(partial(self.has_succeeded, name), f"{name} to be shown as Succeeded")
 
     def end_of(self, job: str) -> str | None:
         status = self.ml.jobs.get(job).status
         return status if status in ("Completed", "Failed", "Canceled") else None
+
+    def has_succeeded(self, deployment: str) -> bool:
+        return bool(self.ml.online_deployments.get(deployment, "house").provisioning_state == "Succeeded")
 
     def serves(self, deployment: str) -> bool:
         token = DefaultAzureCredential().get_token("https://ml.azure.com/.default").token
