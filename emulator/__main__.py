@@ -135,7 +135,8 @@ def _kill_leftovers(home: Home, state: State | None) -> bool:
     if home.database.exists():
         store = Store(home.database)
         for resource in store.find(f"{home.project.workspace_id}/%"):  # jobs and deployments have one
-            killed.append(processes.kill_leftover(resource.internal.get("process")))
+            started = [resource.internal.get("process"), *resource.internal.get("processes", [])]
+            killed += map(processes.kill_leftover, started)
         store.close()
     return any(killed)
 
