@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 
 from .job_status import JobError
-from .storage import UriError
+from .storage import Location, UriError
 from .store import Json, Resource
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ async def _fetch(control: "Control", given: Json, folder: Path) -> Path:
     if urlsplit(resolved).scheme in ("http", "https") and not control.storage.owns(resolved):
         return await _fetch_from_web(resolved, kind, folder)
     location = control.storage.locate(resolved)
+    location = Location(location.container, location.path.rstrip("/"))
     single = await control.storage.is_blob(location)
     if kind == "uri_file" and not single:
         raise UriError(f"it is a uri_file, but there is no file at {uri}; for a folder, give the type uri_folder.")

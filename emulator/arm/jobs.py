@@ -147,6 +147,8 @@ def normalised(call: Call, properties: Json) -> Json:
     for key in (*(properties.get("inputs") or {}), *(properties.get("outputs") or {})):
         if not ASSET_NAME.fullmatch(key):
             raise bad_request(f"'{key}' is no name of an input or output: give letters, digits and '_'.")
+    # An optional input that was given no value; the SDK could not read it back.
+    inputs = {k: v for k, v in (properties.get("inputs") or {}).items() if v.get("value", v) is not None}
     properties.pop("services", None)  # ours to say; a kind that keeps what was given adds it again
     outputs: Json = {
         "default": {
@@ -166,7 +168,7 @@ def normalised(call: Call, properties: Json) -> Json:
         "tags": {},
         "properties": {},
         **properties,
-        "inputs": {key: _normalised_input(value) for key, value in (properties.get("inputs") or {}).items()},
+        "inputs": {key: _normalised_input(value) for key, value in inputs.items()},
         "outputs": outputs,
         "status": "NotStarted",
     }
