@@ -14,6 +14,8 @@ from uuid import uuid4
 
 import yaml
 
+from . import az
+
 HOST = "127.0.0.1"
 # Azurite accepts no other account unless told so; name and key are published in its documentation.
 ACCOUNT = "devstoreaccount1"
@@ -125,6 +127,11 @@ class Home:
         return self.path / "resources.db"
 
     @property
+    def commands(self) -> Path:
+        """The folder that a shell's PATH gets."""
+        return self.path / "bin"
+
+    @property
     def state_file(self) -> Path:
         return self.path / "state.json"
 
@@ -164,6 +171,7 @@ class Home:
         self._choose_ports(state.ports)
         state.supervisor, state.processes = None, {}
         self.save(state)
+        az.install(self.commands)
         (self.path / "functions-keys.json").write_text(json.dumps(state.functions_keys), encoding="utf-8")
         return state
 

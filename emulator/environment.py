@@ -71,6 +71,7 @@ def app_environment(home: Home, state: State) -> dict[str, str]:
 
 def shell_environment(home: Home, state: State) -> dict[str, str]:
     """What ``python -m emulator env`` prints: the SDKs' variables, the app's base URL and the keys in clear."""
+    path = os.environ.get("PATH", os.defpath)
     name, scoring_uri = home.project.scoring_uri_as, newest_scoring_uri(home, state)
     return {
         **sdk_environment(home, state),
@@ -79,6 +80,8 @@ def shell_environment(home: Home, state: State) -> dict[str, str]:
         **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), urls(state)["proxy"]),
         **home.project.shell,
         **({name: scoring_uri} if name and scoring_uri else {}),
+        "AZURE_TENANT_ID": home.project.tenant,
+        "PATH": os.pathsep.join(dict.fromkeys([str(home.commands), *path.split(os.pathsep)])),
         "APP_BASE_URL": urls(state)["functions"],
         **{name: state.api_keys[name] for name in home.project.api_keys.values()},
     }

@@ -40,6 +40,17 @@ async def _create_experiment(session: aiohttp.ClientSession, url: str, name: str
     return str(created["experiment_id"])
 
 
+async def logged_models(url: str, experiment_id: str, run_id: str) -> dict[str, str]:
+    """The models that a run has logged: their names and ids. None when the server is gone."""
+    body = {"experiment_ids": [experiment_id], "filter": f"source_run_id = '{run_id}'"}
+    try:
+        async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
+            found = await _call(session, "POST", f"{url}/api/2.0/mlflow/logged-models/search", body)
+    except (aiohttp.ClientError, MlflowError, TimeoutError):
+        return {}
+    return {model["info"]["name"]: model["info"]["model_id"] for model in found.get("models", [])}
+
+
 async def end_run(url: str, run_id: str, status: str) -> None:
     """Close a run as FINISHED, FAILED or KILLED. A server that is gone is not worth failing a job for."""
     try:

@@ -4,9 +4,16 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from azure.ai.ml import MLClient
+from azure.identity import DefaultAzureCredential
 
 from tests.emulator.conformance import Oracle, watch
 from tests.local_azure import LocalAzure, local_azure
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that look back on all others at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +24,28 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def ml(azure: LocalAzure) -> MLClient:
+    """The unmodified client of the module's local Azure."""
+    environment = azure.environment
+    return MLClient(
+        DefaultAzureCredential(),
+        environment["AZURE_SUBSCRIPTION_ID"],
+        environment["AZURE_RESOURCE_GROUP"],
+        environment["AZURE_ML_WORKSPACE"],
+    )
+
+
+@pytest.fixture(scope="session")
+def judged() -> set[tuple[str, str, int]]:
+    """Method, path and status of every answer that an oracle has seen so far."""
+    return set()
+
+
 @pytest.fixture(autouse=True)
-def oracle() -> Iterator[Oracle]:
+def oracle(judged: set[tuple[str, str, int]]) -> Iterator[Oracle]:
     """Fails a test in which the SDK was told anything that the real service could not have said."""
     with watch(Oracle()) as watching:
         yield watching
+    judged |= watching.calls
     assert not watching.violations, "\n".join(dict.fromkeys(watching.violations))
