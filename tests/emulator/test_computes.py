@@ -90,19 +90,20 @@ def test_many_clusters_are_listed_page_by_page(ml: MLClient) -> None:
 
 
 def test_sizes_have_their_real_numbers(ml: MLClient) -> None:
-    sizes = {size.name: size for size in ml.compute.list_sizes()}
-    a100 = sizes["Standard_NC24ads_A100_v4"]
-    assert (a100.v_cp_us, a100.gpus, a100.memory_gb) == (24, 1, 220)
-    small = sizes["Standard_DS3_v2"]
-    assert (small.v_cp_us, small.gpus, small.memory_gb, small.premium_io) == (4, 0, 14, True)
-    assert not sizes["Standard_D3_v2"].premium_io
-    assert {size.gpus for size in sizes.values()} == {0, 1, 2, 4, 8}
+    # vars(): the SDK's classes take the answer's own names, not those that they declare.
+    sizes = {size.name: vars(size) for size in ml.compute.list_sizes()}
+    a100, small = sizes["Standard_NC24ads_A100_v4"], sizes["Standard_DS3_v2"]
+    assert (a100["vCPUs"], a100["gpus"], a100["memoryGB"]) == (24, 1, 220)
+    assert (small["vCPUs"], small["gpus"], small["memoryGB"], small["premiumIO"]) == (4, 0, 14, True)
+    assert not sizes["Standard_D3_v2"]["premiumIO"]
+    assert {size["gpus"] for size in sizes.values()} == {0, 1, 2, 4, 8}
     assert len(list(ml.compute.list_sizes(compute_type="AmlCompute"))) == len(sizes)
 
 
 def test_running_jobs_show_as_nodes_and_usage(ml: MLClient, arm: Arm) -> None:
     def cores() -> int:
-        return next(row.current_value for row in ml.compute.list_usage() if "Dedicated" in str(row.name))
+        rows = map(vars, ml.compute.list_usage())
+        return int(next(row["currentValue"] for row in rows if "Dedicated" in row["name"]["value"]))
 
     create(ml, "busy", max_instances=4)
     before = cores()

@@ -241,14 +241,16 @@ def test_literals_direct_inputs_and_optional_parts_stand_in_the_command(
         "number": {"jobInputType": "literal", "value": "0.5"},
         "missing": {"jobInputType": "literal", "value": None},
         "uri": {"jobInputType": "uri_folder", "uri": f"{STORE}/nothing/", "mode": "Direct"},
+        "newest": {"jobInputType": "uri_folder", "uri": "azureml:letters@latest"},
     }
     line = (
         "echo '${{inputs.text}}' ${{ inputs.number }} ${{inputs.uri}}"
         " $[[--missing ${{inputs.missing}}]] $[[--number ${{inputs.number}}]] $AZURE_ML_INPUT_number"
+        " $(cat ${{inputs.newest}}/a.txt)"
     )
     assert arm.submit("literal", line, inputs=inputs).status_code == 201
     completed(ml, "literal")
-    assert log(azure, "literal").split() == ["a", "word", "0.5", f"{STORE}/nothing/", "--number", "0.5", "0.5"]
+    assert log(azure, "literal").split() == ["a", "word", "0.5", f"{STORE}/nothing/", "--number", "0.5", "0.5", "A"]
 
 
 @pytest.mark.parametrize(
