@@ -297,6 +297,7 @@ def test_an_output_is_an_input_and_an_asset(azure: LocalAzure, ml: MLClient) -> 
             "what came of it",
         )
         assert ml.models.get("weights", number).type == "custom_model"
+    assert ml.data.create_or_update(Data(name="scores", path=f"{STORE}/by/hand", type="uri_folder")).version == "3"
     inputs = {
         "of_job": Input(type="uri_folder", path="azureml://jobs/maker-1/outputs/scores"),
         "of_asset": Input(type="uri_folder", path="azureml:scores:2"),
