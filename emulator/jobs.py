@@ -56,7 +56,8 @@ class Jobs:
         # All wait for the end of what is left, and then queue in the order in which they were submitted.
         self._cleared = asyncio.create_task(asyncio.to_thread(lambda: list(map(processes.kill_leftover, left))))
         for job in unfinished:
-            log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
+            if job.properties["status"] != "CancelRequested":
+                log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
             self._start(job.id, self._run(job.id, self._cleared))
 
     async def cancel(self, id: str) -> None:
