@@ -24,13 +24,16 @@ from starlette.routing import Route
 from . import eventgrid
 from .arm import (  # noqa: F401 - importing registers their routes
     assets,
+    command_jobs,
     computes,
     datastores,
     deployments,
     endpoints,
     operation_status,
+    preemption,
     registries,
     routing,
+    run_history,
     workspaces,
 )
 from .arm import faults as fault_routes  # noqa: F401
@@ -45,8 +48,9 @@ from .inference import Inference
 from .jobs import Jobs
 from .operations import Operations
 from .proxy import Proxy
+from .references import References
 from .registry import Registry
-from .storage import DATASTORES, Location, Storage, UriError
+from .storage import DATASTORES, Location, Storage
 from .store import Resource, Store
 
 log = logging.getLogger("emulator.control")
@@ -62,6 +66,7 @@ class Control:
         self.store = Store(home.database)
         self.authority = Authority(home.path, home.project.tenant, state.principal_id)
         self.storage = Storage(self.urls["blob"])
+        self.references = References(self)
         self.registry = Registry()
         self.operations = Operations(self)
         self.jobs = Jobs(self)
@@ -79,15 +84,7 @@ class Control:
 
     def locate(self, uri: str) -> Location:
         """The blobs behind any URI that a client may give, those of a job's outputs included. Raises UriError."""
-        if uri.startswith("azureml://") and "/jobs/" in uri.replace("azureml://jobs/", "azureml:///jobs/"):
-            name, _, rest = uri.split("jobs/", 1)[1].partition("/outputs/")
-            output, _, path = rest.partition("/")
-            job = self.store.get(f"{self.home.project.workspace_id}/jobs/{name}")
-            if job is None or output not in job.properties["outputs"]:
-                raise UriError(f"'{uri}': there is no job {name} with an output {output}.")
-            base = self.storage.locate(job.properties["outputs"][output]["uri"])
-            return base.join(path.removeprefix("paths/").strip("/")) if path.strip("/") else base
-        return self.storage.locate(uri)
+        return self.references.locate(uri)
 
     def publish_run_status(self, job: Resource) -> None:
         """Tell Event Grid of a job's new status, in the background: the job does not wait for its listeners."""

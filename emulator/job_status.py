@@ -1,12 +1,19 @@
-"""The words of a job's life: its final states, why it failed, and where its artefacts lie."""
+"""The words of a job's life: its states, why it failed, and where its artefacts lie."""
 
 from .storage import DATASTORES, Location
 
 FINAL = ("Completed", "Failed", "Canceled")
+UNFINISHED = (
+    "NotStarted", "Starting", "Provisioning", "Queued", "Preparing", "Running", "Finalizing", "CancelRequested",
+)  # fmt: skip
 
 
 class JobError(Exception):
     """Why a job ended as Failed; the message is its error."""
+
+
+class JobTimeout(Exception):
+    """The job ran longer than its limit, and is canceled, as the service does; the message says so."""
 
 
 def artifact_location(job: str, path: str) -> Location:

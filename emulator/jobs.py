@@ -1,15 +1,17 @@
-"""The life of a job: submitted, run by its kind's executor, cancelled, ended, started again after a stop."""
+"""The life of a job: submitted, run by its kind's executor, cancelled, preempted, ended, started again after a stop."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from . import command_job, processes
 from .images import ImageError
-from .job_status import FINAL, JobError
+from .job_status import FINAL, UNFINISHED, JobError, JobTimeout
 from .mlflow_runs import end_run
+from .nodes import Nodes
 from .storage import UriError
 from .store import Json, Resource, timestamp
 
@@ -19,15 +21,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("emulator.jobs")
 # Who runs a job of each kind. An executor returns when the job's work is done, and raises JobError when it failed.
 EXECUTORS: dict[str, Callable[["Jobs", str], Awaitable[None]]] = {"Command": command_job.execute}
+MLFLOW_STATUS = {"Completed": "FINISHED", "Canceled": "KILLED", "Failed": "FAILED"}
 
 
 class Jobs:
-    """All jobs that have not ended, each with its task. A compute's nodes bound how many run at once."""
+    """All jobs that have not ended, each with its task. A compute's nodes bound how many run at once.
+
+    An executor is stopped by CancelledError, whose only argument is "cancel", "preempt" or, when the local Azure
+    stops and the job shall go on with the next one, "shutdown".
+    """
 
     def __init__(self, control: "Control") -> None:
         self.control = control
+        self.nodes = Nodes(control.store)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._nodes: dict[str, asyncio.Semaphore] = {}
+        self._cleared: asyncio.Task[Any] | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, id: str) -> asyncio.Lock:
@@ -43,15 +51,14 @@ class Jobs:
 
     def resume(self) -> None:
         """Start again what an earlier emulator left unfinished, as Azure does after a node was lost."""
-        for job in self.control.store.find(f"{self.control.home.project.workspace_id}/jobs/%"):
-            if job.properties.get("status") in FINAL:
-                continue
-            processes.kill_leftover(job.internal.get("process"))
-            if job.properties["status"] == "CancelRequested":
-                self._start(job.id, self._finish(job.id, "Canceled"))
-                continue
-            log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
-            self.submit(job.id)
+        unfinished = list(self.control.store.find(f"{self.control.home.project.workspace_id}/jobs/%", UNFINISHED))
+        left = [identity for job in unfinished for identity in job.internal.get("processes", [])]
+        # All wait for the end of what is left, and then queue in the order in which they were submitted.
+        self._cleared = asyncio.create_task(asyncio.to_thread(lambda: list(map(processes.kill_leftover, left))))
+        for job in unfinished:
+            if job.properties["status"] != "CancelRequested":
+                log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
+            self._start(job.id, self._run(job.id, self._cleared))
 
     async def cancel(self, id: str) -> None:
         """Stop a job. Returns when its process has ended."""
@@ -59,8 +66,16 @@ class Jobs:
         self.set_status(id, "CancelRequested")
         if task := self._tasks.get(id):
             if not asked_before:  # a second one would break off the first one's work
-                task.cancel()
+                task.cancel("cancel")
             await asyncio.wait([task])
+
+    async def preempt(self, id: str) -> None:
+        """Take a running job's nodes away: its processes are killed, and it queues again."""
+        if task := self._tasks.get(id):
+            preempted = self.job(id)
+            preempted.internal["preemptions"] = preempted.internal.get("preemptions", 0) + 1
+            self.control.store.save(preempted)
+            task.cancel("preempt")
 
     async def wait(self, id: str) -> Resource:
         """The job, once it has ended."""
@@ -76,37 +91,47 @@ class Jobs:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _run(self, id: str) -> None:
+    async def _run(self, id: str, cleared: "asyncio.Task[Any] | None" = None) -> None:
         job = self.job(id)
         try:
-            self.set_status(id, "Queued")
-            await EXECUTORS[job.properties["jobType"]](self, id)
+            if cleared:
+                await asyncio.shield(cleared)
+            if self.job(id).properties["status"] == "CancelRequested":
+                await self._finish(id, "Canceled")
+                return
+            while True:
+                self.set_status(id, "Queued")
+                try:
+                    await EXECUTORS[job.properties["jobType"]](self, id)
+                    break
+                except asyncio.CancelledError as cancelled:
+                    if cancelled.args != ("preempt",):
+                        raise
+                    log.info("job name=%s preempted", job.name)
             await self._finish(id, "Completed")
         except asyncio.CancelledError as cancelled:
             if cancelled.args != ("shutdown",):
                 await self._finish(id, "Canceled")
+        except JobTimeout as timeout:
+            await self._finish(id, "Canceled", str(timeout))
         except (JobError, ImageError, UriError) as error:
             await self._finish(id, "Failed", str(error))
         except Exception as error:
             log.exception("job name=%s", job.name)
             await self._finish(id, "Failed", f"The local Azure failed to run the job: {error}")
 
-    def node(self, job: Resource) -> asyncio.Semaphore:
-        compute = self.control.store.get(job.properties["computeId"])
-        nodes = int(compute.properties["properties"]["scaleSettings"]["maxNodeCount"]) if compute else 1
-        return self._nodes.setdefault(job.properties["computeId"].lower(), asyncio.Semaphore(nodes))
+    def node(self, job: Resource) -> AbstractAsyncContextManager[None]:
+        """The nodes that a job takes of its compute, held while it runs; the first to ask is the first to get them."""
+        return self.nodes.take(job)
 
     async def _finish(self, id: str, status: str, error: str = "") -> None:
-        job = self.job(id)
-        if run := job.internal.get("mlflow_run"):
-            await end_run(
-                self.control.urls["mlflow"],
-                run,
-                {"Completed": "FINISHED", "Canceled": "KILLED"}.get(status, "FAILED"),
-            )
-        self.remember(id, error=error, process=None)
+        # The status first: whatever stops this process after that, the job has ended and is not run again.
+        self.remember(id, error=error, processes=[])
         self.set_status(id, status)
+        job = self.job(id)
         log.info("job name=%s status=%s", job.name, status)
+        if run := job.internal.get("mlflow_run"):
+            await end_run(self.control.urls["mlflow"], run, MLFLOW_STATUS[status])
 
     def job(self, id: str) -> Resource:
         job = self.control.store.get(id)
@@ -121,7 +146,8 @@ class Jobs:
 
     def set_status(self, id: str, status: str) -> None:
         job = self.job(id)
-        if job.properties["status"] == status:
+        current = job.properties["status"]
+        if current == status or current in FINAL or (current == "CancelRequested" and status not in FINAL):
             return
         job.properties["status"] = status
         times: Json = job.internal.setdefault("times", {})

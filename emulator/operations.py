@@ -23,11 +23,11 @@ class Operations:
         self._control = control
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def done(self, resource: str) -> dict[str, str]:
-        """The headers of an operation that has nothing left to do."""
+    def done(self, resource: str, statuses: str = "mfeOperationsStatus") -> dict[str, str]:
+        """The headers of an operation that has nothing left to do. ``statuses``: where the service answers for it."""
         id = self._begin(resource)
         self._control.store.end_operation(id)
-        return self._headers(id)
+        return self._headers(id, statuses)
 
     def start(self, resource: str, work: Awaitable[None]) -> dict[str, str]:
         """Run ``work`` in the background; an ArmError that it raises becomes the operation's error."""
@@ -74,11 +74,11 @@ class Operations:
         self._control.store.start_operation(id, resource)
         return id
 
-    def _headers(self, id: str) -> dict[str, str]:
+    def _headers(self, id: str, statuses: str = "mfeOperationsStatus") -> dict[str, str]:
         project = self._control.home.project
         status = (
             f"{self._control.urls['arm']}/subscriptions/{project.subscription}/providers"
-            f"/Microsoft.MachineLearningServices/locations/{project.location}/mfeOperationsStatus/{id}"
+            f"/Microsoft.MachineLearningServices/locations/{project.location}/{statuses}/{id}"
             f"?api-version={API_VERSION}"
         )
         return {"Azure-AsyncOperation": status, "Location": status, "Retry-After": "1"}

@@ -26,7 +26,11 @@ def base_environment(python: Path) -> dict[str, str]:
 
 
 async def start(
-    command: Sequence[str], folder: Path, environment: dict[str, str], log: Path
+    command: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    log: Path,
+    stdin: int = asyncio.subprocess.DEVNULL,
 ) -> asyncio.subprocess.Process:
     """Start ``command`` as the leader of its own process group, both outputs appended to ``log``."""
     with log.open("ab") as output:
@@ -34,7 +38,7 @@ async def start(
             *command,
             cwd=folder,
             env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,

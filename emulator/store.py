@@ -13,6 +13,7 @@ Json = dict[str, Any]
 
 COLUMNS = "id, name, body, internal, created, modified"
 PRESENT: Final = object()  # in a ``where``: whatever value, but one
+ABSENT: Final = object()  # and: none
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
     id       TEXT PRIMARY KEY COLLATE NOCASE,  -- ARM ids compare without case
@@ -38,12 +39,14 @@ GENERATED = {
     "archived": "INTEGER GENERATED ALWAYS AS (COALESCE(json_extract(body, '$.properties.isArchived'), 0)) VIRTUAL",
     "state": "TEXT GENERATED ALWAYS AS (COALESCE(json_extract(body, '$.properties.status'),"
     " json_extract(body, '$.properties.provisioningState'))) VIRTUAL",
+    "parent_job": "TEXT GENERATED ALWAYS AS (json_extract(internal, '$.parent_job')) VIRTUAL",
 }
 INDEXES = """
 CREATE INDEX IF NOT EXISTS resources_parent ON resources (parent, sequence);
 CREATE INDEX IF NOT EXISTS resources_order ON resources (sequence);
 CREATE INDEX IF NOT EXISTS resources_collection ON resources (parent, archived, sequence);
 CREATE INDEX IF NOT EXISTS resources_state ON resources (state);
+CREATE INDEX IF NOT EXISTS resources_parent_job ON resources (parent_job, sequence);
 """
 
 
@@ -141,7 +144,8 @@ class Store:
         """Some resources of one collection, in order of creation.
 
         ``archived``: only archived ones, only the others, or (None) both. ``where``: JSON paths into the body, such as
-        ``$.properties.jobType``, and the value that each must have; ``PRESENT`` asks for any.
+        ``$.properties.jobType``, or ``parent_job``, and the value that each must have; ``PRESENT`` asks for any,
+        ``ABSENT`` for none.
         """
         conditions: list[str] = ["parent = ?"]
         values: list[Any] = [collection]
@@ -150,8 +154,10 @@ class Store:
             conditions.append("archived = ?")
             values.append(archived)
         for path, value in (where or {}).items():
-            conditions.append("json_extract(body, ?) " + ("IS NOT NULL" if value is PRESENT else "= ?"))
-            values += [path] if value is PRESENT else [path, value]
+            column = path in GENERATED
+            test = "IS NOT NULL" if value is PRESENT else "IS NULL" if value is ABSENT else "= ?"
+            conditions.append(f"{path if column else 'json_extract(body, ?)'} {test}")
+            values += ([] if column else [path]) + ([value] if test == "= ?" else [])
         query = (
             f"SELECT {COLUMNS} FROM resources WHERE {' AND '.join(conditions)}"  # noqa: S608 - constants
             f" ORDER BY sequence {'DESC' if newest_first else 'ASC'} LIMIT ? OFFSET ?"

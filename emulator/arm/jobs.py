@@ -1,39 +1,75 @@
-"""Jobs: submit, get, list, cancel. What runs them is emulator/jobs.py."""
+"""Jobs: submit, get, list, update, cancel, delete. What runs them is emulator/jobs.py."""
 
 from collections.abc import Callable
+from typing import Any
 
-from starlette.responses import JSONResponse, Response
+import aiohttp
+from starlette.responses import Response
 
-from ..job_status import FINAL, artifact_location
-from ..mlflow_runs import start_run
-from ..store import Json, Resource
+from ..job_outputs import forget, output_uri
+from ..job_status import UNFINISHED
+from ..mlflow_runs import MlflowError, start_run
+from ..references import MODEL_TYPES
+from ..store import ABSENT, PRESENT, Json, Resource
 from .errors import ArmError, bad_request
-from .routing import ASSET_NAME, WORKSPACE, Call, page, route, short_id, show
+from .routing import ASSET_NAME, WORKSPACE, Call, Coverage, listing, route, short_id, show
 
 # Azure refuses any other change of a job that exists.
 MUTABLE = ("description", "tags", "displayName", "properties", "isArchived")
-MOUNTED = ("uri_file", "uri_folder", "mltable", "mlflow_model")  # inputs that are no literals
+MOUNTED = ("uri_file", "uri_folder", "mltable", *MODEL_TYPES)  # inputs that are no literals
+STRICT_OUTPUTS = "2025-01-01-preview"  # the API version, by which the SDK submits commands, without output versions
+
+# What each kind of job must bring, and what is stored of it: the properties as they were given -> those that are kept.
+SUBMISSIONS: dict[str, Callable[[Call, Json], Json]] = {}
 
 
-def _job(call: Call) -> Resource:
-    job = call.control.store.get(call.id("jobs/{name}"))
+def find_job(call: Call, name: str | None = None) -> Resource:
+    """The job that the path names, or ``name``. Raises 404."""
+    name = name or call.params["name"]
+    job = call.control.store.get(f"{call.workspace_id}/jobs/{name}")
     if job is None:
-        raise ArmError(404, "UserError", f"Not found: job {call.params['name']} does not exist.", "NotFoundError")
+        raise ArmError(404, "UserError", f"Not found: job {name} does not exist.", "NotFoundError")
     return job
 
 
 @route("GET", WORKSPACE + "/jobs/{name}", "jobs: get")
 async def get_job(call: Call) -> Response:
-    return show(call, _with_services(call, _job(call)))
+    return show(call, with_services(call, find_job(call)))
 
 
 @route("GET", WORKSPACE + "/jobs", "jobs: list")
 async def list_jobs(call: Call) -> Response:
-    jobs = call.control.store.children(call.id("jobs"), newest_first=True)
-    return page(call, [_with_services(call, job) for job in jobs])
+    """The newest first; ``jobType``, ``tag`` (a key), ``properties`` (keys, or key=value) and listViewType choose.
+
+    Children of jobs are left out: run history lists them.
+    """
+    query = call.request.query_params
+    where: dict[str, Any] = {"parent_job": ABSENT}
+    if kind := query.get("jobType"):
+        where["$.properties.jobType"] = kind
+    for pair in filter(None, [query.get("tag", "")]):
+        where.update(_has("tags", pair))
+    for pair in filter(None, query.get("properties", "").split(",")):
+        where.update(_has("properties", pair))
+    return listing(
+        call,
+        call.id("jobs"),
+        newest_first=True,
+        archived=call.view,
+        where=where,
+        prepare=lambda job: with_services(call, job),
+    )
 
 
-@route("PUT", WORKSPACE + "/jobs/{name}", "jobs: create, update")
+def _has(field: str, pair: str) -> dict[str, Any]:
+    """The condition that a job has a tag or property, given as ``key`` or ``key=value``."""
+    key, equals, value = pair.partition("=")
+    if '"' in key or not key.strip():
+        raise bad_request(f"'{pair}' is no name of a tag or property to list by: give key or key=value.")
+    return {f'$.properties.{field}."{key.strip()}"': value if equals else PRESENT}
+
+
+@route("PUT", WORKSPACE + "/jobs/{name}", "jobs: create, update", note="Sweep, AutoML and Spark jobs are refused")
 async def put_job(call: Call) -> Response:
     async with call.control.jobs.lock(call.id("jobs/{name}")):
         return await _put_job(call)
@@ -44,38 +80,42 @@ async def _put_job(call: Call) -> Response:
     existing = call.control.store.get(call.id("jobs/{name}"))
     if existing is not None:
         return _update(call, existing, properties)
-    submission = SUBMISSIONS.get(str(properties.get("jobType")))
-    if submission is None:
+    kind = str(properties.get("jobType"))
+    if kind not in SUBMISSIONS:
         raise bad_request(
-            f"jobType '{properties.get('jobType')}' is not modelled by the local Azure;"
-            f" it runs {', '.join(SUBMISSIONS)}."
+            f"Jobs of the type '{kind}' are not modelled by the local Azure; it runs {', '.join(SUBMISSIONS)}."
         )
-    body = {"properties": submission(call, properties)}
-    mlflow_url = call.control.urls["mlflow"]
-    run, experiment = await start_run(mlflow_url, body["properties"]["experimentName"], call.params["name"])
-    known = {"mlflow_run": run, "mlflow_experiment": experiment}
+    parent, versions = properties.pop("parentJobName", None), _output_versions(call, properties)
+    body = {"properties": SUBMISSIONS[kind](call, properties)}
+    try:
+        run, experiment = await start_run(
+            call.control.urls["mlflow"], body["properties"]["experimentName"], call.params["name"]
+        )
+    except (aiohttp.ClientError, MlflowError, TimeoutError) as error:
+        raise ArmError(
+            503, "ServiceUnavailable", f"The MLflow server does not answer ({type(error).__name__}); ask again."
+        ) from None
+    known = {"mlflow_run": run, "mlflow_experiment": experiment, "parent_job": parent, "asset_versions": versions}
     job = call.control.store.put(call.id("jobs/{name}"), body, known)
     call.control.jobs.submit(job.id)
-    return show(call, _with_services(call, job), 201)
+    return show(call, with_services(call, job), 201, {"Location": str(call.request.url)})
 
 
-def _command(call: Call, properties: Json) -> Json:
-    """A command job as it is stored. Raises ArmError."""
-    for needed in ("command", "environmentId"):
-        if not properties.get(needed):
-            raise bad_request(f"A command job needs '{needed}'.")
-    must_exist(call, properties.get("computeId"), "compute")
-    must_exist(call, properties["environmentId"], "environment")
-    if properties.get("codeId"):
-        must_exist(call, properties["codeId"], "code")
-    return normalised(call, properties)
+def _output_versions(call: Call, properties: Json) -> Json:
+    """Takes the versions, by which outputs shall be registered, out of ``properties``: output name -> version."""
+    outputs = {key: value for key, value in (properties.get("outputs") or {}).items() if isinstance(value, dict)}
+    versions = {key: value.pop("assetVersion") for key, value in outputs.items() if value.get("assetVersion")}
+    if versions and call.request.query_params.get("api-version") == STRICT_OUTPUTS:
+        raise bad_request(
+            "Request is invalid and/or missing fields. Could not find member 'assetVersion' on object of type"
+            f" '{outputs[next(iter(versions))].get('jobOutputType')} output': the service counts versions up by itself"
+            " here. Give the output a name alone.",
+            "RequestInvalid",
+        )
+    return versions
 
 
-# What each kind of job must bring, and what is stored of it: the properties as they were given -> those that are kept.
-SUBMISSIONS: dict[str, Callable[[Call, Json], Json]] = {"Command": _command}
-
-
-def _with_services(call: Call, job: Resource) -> Resource:
+def with_services(call: Call, job: Resource) -> Resource:
     """The job with the addresses of its pages; they are not stored, since MLflow's port may change."""
     url, known = call.control.urls["mlflow"], job.internal
     # The SDK appends "&tid=…" to what it shows as the studio's URL, so a query must have begun.
@@ -84,8 +124,11 @@ def _with_services(call: Call, job: Resource) -> Resource:
         f"?workspace={call.control.home.project.workspace}"
     )
     job.properties["services"] = {
-        name: {"jobServiceType": name, "endpoint": endpoint, "status": None}
-        for name, endpoint in (("Tracking", url), ("Studio", page_url))
+        **(job.properties.get("services") or {}),
+        **{
+            name: {"jobServiceType": name, "endpoint": endpoint, "status": None}
+            for name, endpoint in (("Tracking", url), ("Studio", page_url))
+        },
     }
     return job
 
@@ -99,12 +142,14 @@ def must_exist(call: Call, id: str | None, kind: str) -> None:
 
 
 def normalised(call: Call, properties: Json) -> Json:
-    """What the service makes of a submitted job; clients rely on these additions."""
+    """What the service makes of any kind of submitted job; clients rely on these additions."""
     name = call.params["name"]
-    inputs: Json = {}
-    for key, value in (properties.get("inputs") or {}).items():
-        mounted = value.get("jobInputType") in MOUNTED
-        inputs[key] = {**value, "mode": value.get("mode") or "ReadOnlyMount"} if mounted else value
+    for key in (*(properties.get("inputs") or {}), *(properties.get("outputs") or {})):
+        if not ASSET_NAME.fullmatch(key):
+            raise bad_request(f"'{key}' is no name of an input or output: give letters, digits and '_'.")
+    # An optional input that was given no value; the SDK could not read it back.
+    inputs = {k: v for k, v in (properties.get("inputs") or {}).items() if v.get("value", v) is not None}
+    properties.pop("services", None)  # ours to say; a kind that keeps what was given adds it again
     outputs: Json = {
         "default": {
             "jobOutputType": "uri_folder",
@@ -113,12 +158,8 @@ def normalised(call: Call, properties: Json) -> Json:
         }
     }
     for key, value in (properties.get("outputs") or {}).items():
-        uri = value.get("uri") or f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/{key}/"
+        uri = value.get("uri") or output_uri(name, key, str(value.get("jobOutputType")))
         outputs[key] = {**value, "mode": value.get("mode") or "ReadWriteMount", "uri": uri}
-    properties.pop("services", None)  # ours to say
-    for key in (*(properties.get("inputs") or {}), *(properties.get("outputs") or {})):
-        if not ASSET_NAME.fullmatch(key):
-            raise bad_request(f"'{key}' is no name of an input or output: give letters, digits and '_'.")
     return {
         "description": None,
         "displayName": name,
@@ -126,25 +167,31 @@ def normalised(call: Call, properties: Json) -> Json:
         "isArchived": False,
         "tags": {},
         "properties": {},
-        "environmentVariables": {},
         **properties,
-        "resources": {"instanceCount": 1, **(properties.get("resources") or {})},
-        "inputs": inputs,
+        "inputs": {key: _normalised_input(value) for key, value in inputs.items()},
         "outputs": outputs,
         "status": "NotStarted",
     }
+
+
+def _normalised_input(value: Json) -> Json:
+    if value.get("jobInputType") not in MOUNTED:
+        return value
+    uri = str(value.get("uri"))
+    folder = value["jobInputType"] in ("uri_folder", "mltable") and "datastores/" in uri and not uri.endswith("/")
+    return {**value, "mode": value.get("mode") or "ReadOnlyMount", "uri": uri + "/" * folder}
 
 
 def _update(call: Call, job: Resource, properties: Json) -> Response:
     """Apply what may change. Anything else is refused as the service refuses it."""
     current = job.properties
     for key, value in properties.items():
-        if key in MUTABLE or key in ("jobType", "status", "services"):
+        if key in MUTABLE or key in ("jobType", "status", "services", "parentJobName"):
             continue
         if key in ("inputs", "outputs"):
             same = set(value) <= set(current.get(key) or {})
         elif key == "resources":
-            same = value.items() <= current["resources"].items()
+            same = value.items() <= (current.get("resources") or {}).items()
         else:
             same = value == current.get(key)
         if not same:
@@ -156,33 +203,55 @@ def _update(call: Call, job: Resource, properties: Json) -> Response:
                 " displayName, properties, and isArchived can be updated.",
                 "JobPropertyImmutable",
             )
-    current.update({key: value for key, value in properties.items() if key in MUTABLE})
-    return show(call, _with_services(call, call.control.store.save(job)))
+    return show(call, with_services(call, change(call, job, properties)))
 
 
-@route("POST", WORKSPACE + "/jobs/{name}/cancel", "jobs: cancel")
+def change(call: Call, job: Resource, properties: Json) -> Resource:
+    """Store what may change of a job: tags and the like as they are given, properties beside those there are."""
+    check_labels(properties)
+    changed = {key: value for key, value in properties.items() if key in MUTABLE}
+    if "properties" in changed:
+        changed["properties"] = {**job.properties.get("properties", {}), **changed["properties"]}
+    job.properties.update(changed)
+    return call.control.store.save(job)
+
+
+def check_labels(properties: Json) -> None:
+    """Refuse tags, properties and variables that are no pairs of text, and texts that are none."""
+    for field in ("tags", "properties", "environmentVariables"):
+        given = properties.get(field) or {}
+        if not isinstance(given, dict) or not all(isinstance(value, str | None) for value in given.values()):
+            raise bad_request(f"'{field}' must be an object whose values are texts.")
+    for field in ("description", "displayName", "experimentName"):
+        if not isinstance(properties.get(field), str | None):
+            raise bad_request(f"'{field}' must be a text.")
+    if not isinstance(properties.get("isArchived"), bool | None):
+        raise bad_request("'isArchived' must be true or false.")
+
+
+@route(
+    "POST",
+    WORKSPACE + "/jobs/{name}/cancel",
+    "jobs: cancel",
+    refuses={"Completed": 400, "Failed": 400, "Canceled": 400},
+)
 async def cancel_job(call: Call) -> Response:
-    job = _job(call)
-    if job.properties["status"] in FINAL:
-        raise bad_request(f"Job {job.name} has ended already: {job.properties['status']}.", "JobInTerminalState")
-    await call.control.jobs.cancel(job.id)
-    return Response(status_code=202, headers=call.control.operations.done(job.id))
+    job = find_job(call)
+    call.check_state(job)
+    return Response(status_code=202, headers=call.control.operations.start(job.id, call.control.jobs.cancel(job.id)))
 
 
-@route("GET", "/history/v1.0" + WORKSPACE + "/runs/{name}/details", "run history: details (what stream follows)")
-async def run_details(call: Call) -> Response:
-    """What `jobs.stream` polls: status, error and links to the log files."""
-    job = _job(call)
-    logs = {}
-    if job.internal.get("log"):
-        location = artifact_location(job.name, "user_logs/std_log.txt")
-        logs["user_logs/std_log.txt"] = call.control.storage.read_sas(location)
-    answer: Json = {
-        "runId": job.name,
-        "status": job.properties["status"],
-        "logFiles": logs,
-        "properties": job.properties["properties"],
-    }
-    if message := job.internal.get("error"):
-        answer["error"] = {"error": {"code": "UserError", "message": message}}
-    return JSONResponse(answer)
+@route(
+    "DELETE",
+    WORKSPACE + "/jobs/{name}",
+    "jobs: delete",
+    coverage=Coverage.PARTLY,
+    note="its record and local folders; its logs and outputs stay in storage",
+    refuses=dict.fromkeys(UNFINISHED, 409),  # Guess: that an unfinished job is not deleted but must be canceled first
+)
+async def delete_job(call: Call) -> Response:
+    job = find_job(call)
+    call.check_state(job)
+    call.control.store.delete(job.id)
+    work = forget(call.control.home.path / "jobs" / job.name)
+    return Response(status_code=202, headers=call.control.operations.start(job.id, work))

@@ -9,6 +9,7 @@ from .routing import PROVIDER, Call, route
 LOCATION = "/subscriptions/{subscription}" + PROVIDER + "/locations/{location}"
 
 
+@route("GET", LOCATION + "/computeOperationsStatus/{operation}", "operations: status of a compute's")
 @route("GET", LOCATION + "/mfeOperationsStatus/{operation}", "operations: status")
 async def operation_status(call: Call) -> Response:
     operation = call.control.store.operation(call.params["operation"])

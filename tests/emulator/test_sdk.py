@@ -1,18 +1,14 @@
 """The unmodified azure-ai-ml client against the local Resource Manager: what the loop uses, and how it refuses."""
 
-import time
-from pathlib import Path
-
 import pytest
 import requests
-from azure.ai.ml import Input, MLClient, Output, command
-from azure.ai.ml._restclient.arm_ml_service.models import JobStatus
+from azure.ai.ml import MLClient
 from azure.ai.ml.entities import (
     AmlCompute,
     Environment,
     Model,
 )
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError
 from azure.identity import DefaultAzureCredential
 
 from tests.local_azure import LocalAzure
@@ -28,86 +24,6 @@ def ml(azure: LocalAzure) -> MLClient:
     )
     client.compute.begin_create_or_update(AmlCompute(name="cpu", size="Standard_DS3_v2", max_instances=2)).result()
     return client
-
-
-def wait(ml: MLClient, name: str, limit: float = 60) -> str:
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        status = JobStatus(ml.jobs.get(name).status).value
-        if status in ("Completed", "Failed", "Canceled"):
-            return status
-        time.sleep(0.2)
-    raise AssertionError(f"{name} is still {status}")
-
-
-def test_a_command_job_runs_with_its_inputs_and_keeps_its_outputs(
-    azure: LocalAzure, ml: MLClient, tmp_path: Path
-) -> None:
-    (tmp_path / "tool.sh").write_text('cat "$1" | tr a-z A-Z > "$2/out.txt"; echo "$WHO was here"')
-    azure.drop("sdk/eval.jsonl", b"hello\n")
-    url = f"{azure.environment['Storage__blobServiceUri']}/datasets/sdk/eval.jsonl"
-    job = command(
-        name="upper",
-        code=tmp_path,
-        command="bash tool.sh ${{inputs.text}} ${{outputs.result}} && echo ${{inputs.number}}",
-        environment=IMAGE,
-        compute="cpu",
-        inputs={"text": Input(type="uri_file", path=url), "number": 7},
-        outputs={"result": Output(type="uri_folder")},
-        environment_variables={"WHO": "a test"},
-    )
-    created = ml.jobs.create_or_update(job)
-    assert created.studio_url
-    assert wait(ml, "upper") == "Completed"
-    artifacts = azure.storage.get_container_client("azureml")
-    log = artifacts.download_blob("ExperimentRun/dcid.upper/user_logs/std_log.txt").readall().decode()
-    assert "a test was here" in log
-    assert "7" in log
-    outputs = azure.storage.get_container_client("azureml-blobstore-local")
-    assert outputs.download_blob("azureml/upper/result/out.txt").readall() == b"HELLO\n"
-
-
-def test_submitting_twice_is_submitting_once(ml: MLClient) -> None:
-    def submit(text: str) -> None:
-        ml.jobs.create_or_update(command(name="once", command=f"echo {text}", environment=IMAGE, compute="cpu"))
-
-    submit("a")
-    submit("a")
-    with pytest.raises(HttpResponseError, match="already exists"):
-        submit("b")
-    assert wait(ml, "once") == "Completed"
-
-
-def test_a_job_that_fails_says_so(azure: LocalAzure, ml: MLClient) -> None:
-    ml.jobs.create_or_update(command(name="broken", command="echo oh no; exit 3", environment=IMAGE, compute="cpu"))
-    assert wait(ml, "broken") == "Failed"
-    with pytest.raises(Exception, match="exit code 3"):
-        ml.jobs.stream("broken")
-
-
-def test_a_job_can_be_cancelled_and_its_process_ends(ml: MLClient, tmp_path: Path) -> None:
-    alive = tmp_path / "alive"
-    line = f"while true; do touch {alive}; sleep 0.1; done"
-    ml.jobs.create_or_update(command(name="endless", command=line, environment=IMAGE, compute="cpu"))
-    deadline = time.monotonic() + 30
-    while not alive.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    ml.jobs.begin_cancel("endless").result()
-    assert wait(ml, "endless") == "Canceled"
-    alive.unlink()
-    time.sleep(0.5)
-    assert not alive.exists()
-
-
-def test_what_does_not_exist_is_refused_before_anything_runs(ml: MLClient) -> None:
-    with pytest.raises(HttpResponseError, match="compute 'computes/nowhere' does not exist"):
-        ml.jobs.create_or_update(command(name="x", command="true", environment=IMAGE, compute="nowhere"))
-    with pytest.raises(ResourceNotFoundError):
-        ml.jobs.get("never-submitted")
-    with pytest.raises(ResourceNotFoundError):
-        ml.models.get("nobody", "1")
-    with pytest.raises(ResourceNotFoundError):
-        ml.online_endpoints.get("nowhere")
 
 
 def test_models_count_up_and_keep_their_content(ml: MLClient) -> None:
