@@ -101,19 +101,19 @@ class CommandRun:
         files = [self._folder / name for name in names]
         logs = JobLogs(self._control.storage, self._job.name, files)
         self._jobs.remember(self._job.id, logs=names)
-        copying: asyncio.Task[None] | None = None
+        ended, copying = asyncio.Event(), None
         try:
             folders = [await self._node_folder(node) for node in range(planned[-1].node + 1)]
             for process, file in zip(planned, files, strict=True):
                 await self._start(command, folders[process.node], {**environment, **process.environment}, file)
             self._open_gates()
             self._jobs.set_status(self._job.id, "Running")
-            copying = asyncio.create_task(logs.follow())
+            copying = asyncio.create_task(logs.follow(ended))
             await self._wait(files)
         finally:
             await asyncio.gather(*(processes.stop(process) for process in self._processes))
             if copying:
-                copying.cancel()
+                ended.set()
                 await asyncio.wait([copying])
             await logs.copy()
 

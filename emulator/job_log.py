@@ -1,10 +1,11 @@
 """A job's logs: local files that grow while it runs, and append blobs under user_logs/ that follow them."""
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, ResourceModifiedError
 
 from .job_status import artifact_location
 from .storage import Location, Storage
@@ -34,16 +35,19 @@ class JobLogs:
         self._files = {file: artifact_location(job, f"user_logs/{file.name}") for file in files}
         self._stored: dict[Path, int] = {}
 
-    async def follow(self) -> None:
-        """Copy until cancelled."""
+    async def follow(self, ended: asyncio.Event) -> None:
+        """Copy until the job has ended. Not to be cancelled: an append that was sent may still arrive."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        while True:
+        while not ended.is_set():
             try:
                 await self.copy()
             except AzureError as error:  # storage is away for a moment; the copy at the end tells when it stays away
                 log.warning("logs not_copied=%s", type(error).__name__)
-            await asyncio.sleep(min(LAST_INTERVAL, max(FIRST_INTERVAL, (loop.time() - started) / SLOWER_AFTER)))
+            interval = min(LAST_INTERVAL, max(FIRST_INTERVAL, (loop.time() - started) / SLOWER_AFTER))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await ended.wait()
 
     async def copy(self) -> None:
         """Send what the files have and storage has not."""
@@ -53,4 +57,7 @@ class JobLogs:
 
     async def _copy(self, file: Path, location: Location) -> None:
         stored = self._stored.pop(file, None)  # who is broken off here asks the blob for its length the next time
-        self._stored[file] = await self._storage.append(file, location, stored)
+        try:
+            self._stored[file] = await self._storage.append(file, location, stored)
+        except ResourceModifiedError:  # an append arrived whose answer did not: the blob tells how long it is
+            self._stored[file] = await self._storage.append(file, location)

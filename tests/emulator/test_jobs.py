@@ -132,11 +132,16 @@ def test_what_does_not_exist_is_refused_before_anything_runs(ml: MLClient) -> No
 
 
 def test_outputs_are_downloaded_by_name_all_and_by_default(ml: MLClient, tmp_path: Path) -> None:
-    line = "echo r > ${{outputs.result}}/r.txt; echo m > ${{outputs.model}}/MLmodel; echo f > ${{outputs.file}}"
+    gate = tmp_path / "gate"
+    line = (
+        f"while [ ! -e {gate} ]; do sleep 0.1; done; "
+        + "echo r > ${{outputs.result}}/r.txt; echo m > ${{outputs.model}}/MLmodel; echo f > ${{outputs.file}}"
+    )
     kinds = {"result": "uri_folder", "model": "mlflow_model", "file": "uri_file"}
     submit(ml, "loaded", line + "; echo done", outputs={name: Output(type=kind) for name, kind in kinds.items()})
     with pytest.raises(Exception, match="Download is allowed only"):
         ml.jobs.download("loaded", download_path=tmp_path)
+    gate.touch()
     completed(ml, "loaded")
     ml.jobs.download("loaded", download_path=tmp_path / "one", output_name="result")
     assert (tmp_path / "one/named-outputs/result/r.txt").read_text() == "r\n"
@@ -361,6 +366,7 @@ def test_the_processes_of_a_pytorch_distribution_find_each_other(
         "import torch, torch.distributed as d\n"
         "d.init_process_group('gloo', init_method='env://')\n"
         "t = torch.tensor(d.get_rank() + 1); d.all_reduce(t); print('sum', int(t))\n"
+        "d.barrier(); d.destroy_process_group()\n"
     )
     submit(
         ml, "gloo", "python sum.py", code=tmp_path, distribution={"type": "PyTorch", "process_count_per_instance": 2}

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from azure.storage.blob.aio import BlobServiceClient
 
+from emulator.config import ACCOUNT_KEY
 from emulator.containers import Preparation
 from emulator.storage import Location, Storage, UriError
 from emulator.store import Resource
@@ -50,10 +52,19 @@ async def test_other_urls_are_refused(uri: str) -> None:
         Storage(URL).locate(uri)
 
 
+def storage_of(azure: LocalAzure) -> Storage:
+    """As the control process has it, whose whole life has the local Azure's certificates."""
+    storage = Storage(azure.environment["Storage__blobServiceUri"])
+    storage._service = BlobServiceClient(
+        storage.url, credential=ACCOUNT_KEY, connection_verify=azure.environment["SSL_CERT_FILE"]
+    )
+    return storage
+
+
 async def test_a_log_that_grows_is_sent_once(azure: LocalAzure, tmp_path: Path) -> None:
     """Whoever goes on with it: the blob itself tells how much of it is there."""
     location, file = Location("runs", "grows/log.txt"), tmp_path / "log.txt"
-    storage = Storage(azure.environment["Storage__blobServiceUri"])
+    storage = storage_of(azure)
     file.write_bytes(b"one\n")
     stored = await storage.append(file, location)
     with file.open("ab") as grown:
@@ -71,7 +82,7 @@ async def test_blobs_that_cannot_be_files_are_told_of(azure: LocalAzure, tmp_pat
     container = azure.storage.get_container_client("runs")
     for name in ("tree/a", "tree/a/b", "tree/c/"):
         container.upload_blob(name, b"x", overwrite=True)
-    storage = Storage(azure.environment["Storage__blobServiceUri"])
+    storage = storage_of(azure)
     with pytest.raises(UriError, match="another blob's name makes it a folder"):
         await storage.download(Location("runs", "tree"), tmp_path / "tree")
     assert await storage.is_blob(Location("runs", "tree/a"))
