@@ -119,7 +119,7 @@ def project(azure: LocalAzure, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_the_first_tutorial_trains_deploys_and_answers(project: Path, ml: MLClient) -> None:
     trained = run(project, "setup_ml.py")
     assert "training on 30 lines" in trained
-    (name,) = re.findall(r"^\S+: (\w+)$", trained.splitlines()[-1])
+    (name,) = set(re.findall(r"^RunId: (\w+)$", trained, flags=re.MULTILINE))
     script = (project / "deploy_model.py").read_text().replace('"your-job-name"', f'"{name}"')
     (project / "deploy_model.py").write_text(script)
     run(project, "deploy_model.py")
