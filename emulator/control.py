@@ -30,6 +30,7 @@ from .arm import (  # noqa: F401 - importing registers their routes
     endpoints,
     operation_status,
     preemption,
+    registries,
     routing,
     run_history,
     workspaces,
@@ -45,6 +46,7 @@ from .jobs import Jobs
 from .operations import Operations
 from .proxy import Proxy
 from .references import References
+from .registry import Registry
 from .storage import DATASTORES, Location, Storage
 from .store import Resource, Store
 
@@ -62,6 +64,7 @@ class Control:
         self.authority = Authority(home.path, home.project.tenant, state.principal_id)
         self.storage = Storage(self.urls["blob"])
         self.references = References(self)
+        self.registry = Registry()
         self.operations = Operations(self)
         self.jobs = Jobs(self)
         self.deployments = Deployments(self)

@@ -10,9 +10,12 @@ from urllib.parse import unquote, urlsplit
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import (
+    AccountSasPermissions,
     BlobSasPermissions,
     BlobType,
     ContainerSasPermissions,
+    ResourceTypes,
+    generate_account_sas,
     generate_blob_sas,
     generate_container_sas,
 )
@@ -71,6 +74,16 @@ class Storage:
             expiry=datetime.now(UTC) + timedelta(days=days),
         )
         return f"{self.url}/{container}?{signature}"
+
+    def account_sas(self, days: int = 1) -> str:
+        """The query of a URL that lets its holder read, write and list in all containers for some days."""
+        return generate_account_sas(
+            ACCOUNT,
+            ACCOUNT_KEY,
+            ResourceTypes(container=True, object=True),
+            AccountSasPermissions(read=True, create=True, update=True, write=True, delete=True, list=True),
+            datetime.now(UTC) + timedelta(days=days),
+        )
 
     def read_sas(self, location: Location, days: int = 1) -> str:
         """A URL of one blob that lets its holder read it for some days."""

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,17 @@ class Store:
         stored = self.get(id)
         assert stored is not None  # noqa: S101 - it was written on the line above
         return stored
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is written inside is there after a crash as a whole or not at all. Await nothing inside."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def save(self, resource: Resource) -> Resource:
         """Write back a resource that was read and changed."""

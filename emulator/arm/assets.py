@@ -1,156 +1,119 @@
-"""Versioned assets: code, environments, models and data, each a container of versions."""
+"""Versioned assets of the workspace: codes, environments, models, data and components, each a container of versions."""
+
+from dataclasses import replace
 
 from starlette.responses import JSONResponse, Response
 
 from ..store import Json, Resource
-from .errors import ArmError, bad_request, not_found
-from .routing import WORKSPACE, Call, page, route, show
+from .asset_containers import (
+    container_id,
+    find_container,
+    newest_version,
+    put_container,
+    put_version,
+    shown_container,
+)
+from .asset_kinds import Kind, checked
+from .codes import CODES, find_by_hash
+from .components import COMPONENTS
+from .data import DATA
+from .environments import ENVIRONMENTS
+from .errors import bad_request
+from .models import MODELS
+from .routing import WORKSPACE, Call, envelope, listing, page, route, show
 
-KINDS = ("codes", "environments", "models", "data")
-SINGULAR = {"codes": "code", "environments": "environment", "models": "model", "data": "data"}
-# What each kind's body must name, in the words of the REST reference.
-CONTENT = {
-    "codes": ("codeUri",),
-    "models": ("modelUri",),
-    "data": ("dataUri",),
-    "environments": ("image", "build"),
-}
-
-
-def _versions(call: Call, kind: str) -> list[Resource]:
-    return list(call.control.store.children(call.id(kind + "/{name}/versions"), newest_first=True))
-
-
-def _next_version(versions: list[Resource]) -> str:
-    """One more than the highest whole number, as Azure counts; "1" at first."""
-    return str(max((int(v.name) for v in versions if v.name.isdecimal()), default=0) + 1)
-
-
-def _defaults(kind: str) -> Json:
-    common: Json = {
-        "description": None,
-        "tags": {},
-        "properties": {},
-        "isArchived": False,
-        "isAnonymous": False,
-    }
-    if kind == "models":
-        # flavors must be an object: the SDK iterates over it.
-        return {**common, "flavors": {}, "modelType": "custom_model"}
-    if kind == "environments":
-        return {**common, "environmentType": "UserCreated", "osType": "Linux"}
-    return common
+KINDS = (CODES, ENVIRONMENTS, MODELS, DATA, COMPONENTS)
+# Labels where a version is expected: the SDK asks for a component's default one.
+LABELS = {"latest": "latest", "azureml_default": "default"}  # Guess: that "latest" is understood there
 
 
-def _register(kind: str) -> None:
-    base = f"{WORKSPACE}/{kind}/{{name}}"
+def _register_containers(kind: Kind) -> None:
+    """The routes of one kind's containers."""
+    collection = f"{WORKSPACE}/{kind.plural}"
 
-    @route("GET", base, f"{kind}: get the container")
-    async def get_container(call: Call) -> Response:
-        versions = _versions(call, kind)
-        if not versions:
-            raise not_found(SINGULAR[kind], call.params["name"])
-        container = call.control.store.put(
-            call.id(kind + "/{name}"),
-            {
-                "properties": {
-                    "description": None,
-                    "tags": {},
-                    "properties": {},
-                    "isArchived": False,
-                    "latestVersion": versions[0].name,
-                    "nextVersion": _next_version(versions),
-                }
-            },
+    @route("GET", collection, f"{kind.plural}: list")
+    async def list_containers(call: Call) -> Response:
+        return listing(
+            call,
+            call.id(kind.plural),
+            newest_first=_newest_first(call),
+            archived=call.view,
+            prepare=lambda container: shown_container(kind, container),
         )
-        return show(call, container)
 
-    @route("GET", base + "/versions", f"{kind}: list versions")
+    @route("GET", collection + "/{name}", f"{kind.plural}: get the container, with its latest and next version")
+    async def get_container(call: Call) -> Response:
+        return show(call, find_container(call, kind))
+
+    @route("PUT", collection + "/{name}", f"{kind.plural}: describe, archive, restore the container")
+    async def update_container(call: Call) -> Response:
+        given = checked(replace(kind, needs=("dataType",) if kind is DATA else ()), call.properties)
+        container, created = put_container(call, kind, given)
+        return show(call, container, 201 if created else 200)
+
+
+def _register_versions(kind: Kind) -> None:
+    """The routes of one kind's versions."""
+    versions = f"{WORKSPACE}/{kind.plural}/{{name}}/versions"
+
+    @route("GET", versions, f"{kind.plural}: list versions")
     async def list_versions(call: Call) -> Response:
         query = call.request.query_params
-        if kind == "codes" and query.get("hash"):
-            # The SDK makes up a new name for each look-up: the hash is looked for across names.
-            found = call.control.store.find(f"{call.workspace_id}/codes/%/versions/%")
-            return page(call, [c for c in found if c.properties["properties"].get("hash_sha256") == query["hash"]])
-        versions = _versions(call, kind)
-        if not versions:
-            raise not_found(SINGULAR[kind], call.params["name"])
-        if query.get("listViewType", "ActiveOnly") == "ActiveOnly":
-            versions = [version for version in versions if not version.properties.get("isArchived")]
-        return page(call, versions)
-
-    @route("GET", base + "/versions/{version}", f"{kind}: get a version, by label too")
-    async def get_version(call: Call) -> Response:
-        return show(call, find_version(call, kind))
-
-    @route("PUT", base + "/versions/{version}", f"{kind}: create, update a version")
-    async def put_version(call: Call) -> Response:
-        properties = {k: v for k, v in call.properties.items() if v is not None}
-        id = call.id(kind + "/{name}/versions/{version}")
-        existing = call.control.store.get(id)
-        if not any(properties.get(field) for field in CONTENT[kind]):
-            raise bad_request(f"The {SINGULAR[kind]} needs {' or '.join(CONTENT[kind])}.")
-        if existing is not None:
-            _refuse_changed_content(kind, existing, properties)
-        body = {"properties": {**_defaults(kind), **properties}}
-        version = call.control.store.put(id, body)
-        return show(call, version, 200 if existing else 201)
-
-    @route("POST", base + "/versions/{version}/startPendingUpload", f"{kind}: start an upload")
-    async def start_pending_upload(call: Call) -> Response:
-        container = f"{SINGULAR[kind]}-{call.params['name']}"[:63].rstrip("-").lower()
-        await call.control.storage.ensure_container(container)
-        storage = call.control.storage
-        return JSONResponse(
-            {
-                "pendingUploadType": "TemporaryBlobReference",
-                "blobReferenceForConsumption": {
-                    "blobUri": f"{storage.url}/{container}",
-                    "storageAccountArmId": "",
-                    "credential": {"credentialType": "SAS", "sasUri": storage.sas(container)},
-                },
-            }
+        if kind is CODES and query.get("hash"):
+            return page(call, find_by_hash(call, query["hash"]))
+        id = container_id(call, kind) + "/versions"
+        if not call.control.store.select(id, limit=1):
+            raise kind.missing(call.params["name"])
+        return listing(
+            call,
+            id,
+            newest_first=_newest_first(call),
+            archived=call.view,
+            where={"$.properties.stage": query["stage"]} if query.get("stage") else None,
+            prepare=lambda version: kind.shown(call, version),
         )
 
+    @route("GET", versions + "/{version}", f"{kind.plural}: get a version, by label too")
+    async def get_version(call: Call) -> Response:
+        version = call.control.store.get(call.id(kind.plural + "/{name}/versions/{version}"))
+        if version is not None:
+            return show(call, kind.shown(call, version))
+        label = LABELS.get(call.params["version"])
+        version = newest_version(call, kind) if label else None
+        if version is None:
+            raise kind.missing(call.params["name"], call.params["version"])
+        answer = envelope(kind.shown(call, version), call.control.state.principal_id)
+        return JSONResponse({**answer, "id": f"{container_id(call, kind)}/labels/{label}"})
 
-def _refuse_changed_content(kind: str, existing: Resource, properties: Json) -> None:
-    for field in CONTENT[kind]:
-        new, old = properties.get(field), existing.properties.get(field)
-        if new is not None and old is not None and new != old:
-            raise ArmError(
-                409,
-                "UserError",
-                f"A {SINGULAR[kind]} with this name and version already exists with another {field}."
-                " Only description, tags and isArchived may change; choose a new version.",
-                "AssetVersionImmutable",
-            )
+    @route("PUT", versions + "/{version}", f"{kind.plural}: create, update, archive, restore a version")
+    async def create_version(call: Call) -> Response:
+        kind.check_version(call.params["version"])
+        given = checked(kind, call.properties)
+        id = call.id(kind.plural + "/{name}/versions/{version}")
+        properties = await kind.normalised(call, given, call.control.store.get(id))
+        existing = call.control.store.get(id)  # again: it may have come while the files were looked at
+        if existing is not None:
+            _refuse_changed_content(call, kind, existing, properties)
+        version = put_version(call, kind, properties)
+        return show(call, kind.shown(call, version), kind.updated if existing else 201)
 
 
-def find_version(call: Call, kind: str) -> Resource:
-    """The version that the path names; ``latest`` is the one created last. Raises 404."""
-    name, version = call.params["name"], call.params["version"]
-    if version == "latest" and (versions := _versions(call, kind)):
-        return versions[0]
-    found = call.control.store.get(call.id(kind + "/{name}/versions/{version}"))
-    if found is None:
-        raise not_found(SINGULAR[kind], f"{name}:{version}")
-    return found
+def _newest_first(call: Call) -> bool:
+    """The order that ``$orderBy`` asks for; the newest come first otherwise."""
+    asked = call.request.query_params.get("$orderBy", "createdtime desc").lower().split()
+    if asked not in (["createdtime"], ["createdtime", "asc"], ["createdtime", "desc"]):
+        raise bad_request("$orderBy is 'createdtime asc' or 'createdtime desc' here.")
+    return asked[-1] == "desc"
+
+
+def _refuse_changed_content(call: Call, kind: Kind, existing: Resource, properties: Json) -> None:
+    before, after = kind.content(existing.properties), kind.content(properties)
+    for field in kind.immutable:
+        if before[field] != after[field]:
+            raise kind.changed(call.params["name"], existing.name, field)
 
 
 for _kind in KINDS:
-    _register(_kind)
-
-
-@route("GET", WORKSPACE + "/models", "models: list")
-async def list_models(call: Call) -> Response:
-    """The containers of all models: one row a name."""
-    names = dict.fromkeys(
-        m.id.split("/versions/")[0] for m in call.control.store.find(f"{call.workspace_id}/models/%/versions/%")
-    )
-    containers = []
-    for id in names:
-        versions = list(call.control.store.children(f"{id}/versions", newest_first=True))
-        properties = {"latestVersion": versions[0].name, "nextVersion": _next_version(versions)}
-        base: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False}
-        containers.append(call.control.store.put(id, {"properties": {**base, **properties}}))
-    return page(call, containers)
+    _register_versions(_kind)
+    if _kind.container is not None:
+        _register_containers(_kind)

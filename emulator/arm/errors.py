@@ -1,5 +1,6 @@
 """Azure's error envelope."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -7,21 +8,36 @@ from starlette.responses import JSONResponse
 
 
 class ArmError(Exception):
-    """An answer other than success: HTTP status, Azure's error code, a message that helps, and the inner code."""
+    """An answer other than success: HTTP status, Azure's error code, a message that helps, and the inner code.
 
-    def __init__(self, status: int, code: str, message: str, inner: str = "", headers: dict[str, str] | None = None):
+    ``details``: (code, message) of what is behind it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        inner: str = "",
+        headers: dict[str, str] | None = None,
+        details: Sequence[tuple[str, str]] = (),
+    ):
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.inner = inner
         self.headers = headers or {}
+        self.details = details
 
     def response(self) -> JSONResponse:
         error: dict[str, Any] = {
             "code": self.code,
             "message": self.message,
-            "details": [],
+            "details": [
+                {"code": code, "message": message, "details": [], "additionalInfo": []}
+                for code, message in self.details
+            ],
             "additionalInfo": [],
         }
         if self.inner:
