@@ -15,7 +15,7 @@ export PF_TRACING_SKIP_EXPORTER_SETUP := true
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: .venv/installed .venv-training/installed emulator/node_modules/installed ## Install everything into this folder
+install: .venv/installed .venv-training/installed .venv-inference/installed emulator/node_modules/installed ## Install everything into this folder
 
 demo: install ## Drop the sample file, watch it become a model, ask the model
 	@$(APP) -m demo
@@ -59,6 +59,13 @@ check-tools:
 	@echo "Installing the training and serving environment (several minutes: PyTorch) …"
 	@$(TRAINING) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-training
 	@$(TRAINING) -m pip install --quiet -r training/requirements-dev.txt -c training/constraints.txt
+	@touch $@
+
+# With the training environment's own Python: a deployment sees the packages of both.
+.venv-inference/installed: emulator/inference-requirements.txt emulator/inference-constraints.txt .venv-training/installed
+	@echo "Installing the inference server's environment …"
+	@.venv-inference/bin/python -m pip --version >/dev/null 2>&1 || $(TRAINING) -m venv --clear .venv-inference
+	@.venv-inference/bin/python -m pip install --quiet -r emulator/inference-requirements.txt -c emulator/inference-constraints.txt
 	@touch $@
 
 emulator/node_modules/installed: emulator/package.json emulator/package-lock.json | check-tools

@@ -44,10 +44,15 @@ class EventSubscription:
 
 @dataclass(frozen=True)
 class Image:
-    """A row of the image table: images that match ``match`` (shell pattern) run in the environment ``python``."""
+    """A row of the image table: images that match ``match`` (shell pattern) run in the environment ``python``.
+
+    ``command`` is what a deployment of such an image runs, when no Dockerfile says it; ``{port}`` in it is the port on
+    which it must listen, which ``$PORT`` names too.
+    """
 
     match: str
     python: str
+    command: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Project:
     api_keys: dict[str, str] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
     mlflow_python: str = ""
+    inference_python: str = ""
     scoring_uri_as: str = ""
     shell: dict[str, str] = field(default_factory=dict)
 

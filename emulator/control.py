@@ -27,6 +27,7 @@ from .arm import (  # noqa: F401 - importing registers their routes
     command_jobs,
     computes,
     datastores,
+    deployments,
     endpoints,
     operation_status,
     preemption,

@@ -1,20 +1,21 @@
-"""Deployments that really serve: the model is fetched, the container's command runs as a process, probes decide."""
+"""Deployments that really serve: created, replaced without a gap, scaled, removed, and there again after a restart."""
 
 import asyncio
-import contextlib
 import logging
 import shutil
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from . import processes
 from .arm.errors import ArmError
-from .config import HOST, free_port
+from .arm.routing import short_id
+from .containers import Container, Preparation
 from .durations import seconds
-from .images import ImageError, python_for, read_dockerfile
+from .images import ImageError
+from .instances import Events, Instance, StartError
+from .probes import probe
+from .servers import Server
 from .storage import UriError
 from .store import Json, Resource
 
@@ -22,233 +23,198 @@ if TYPE_CHECKING:
     from .control import Control
 
 log = logging.getLogger("emulator.deployments")
-PROBE_INTERVAL = 0.2  # seconds; Azure's period (10 s by default) would only make a laptop wait
-START_LIMIT = 300.0  # seconds for a deployment without a readiness probe of its own
-RESTART_DELAYS = (0.5, 1, 2, 5, 10)  # seconds before a crashed deployment is started again; then it is Failed
-
-
-@dataclass
-class Server:
-    """The running process of one deployment, and how many requests it works on."""
-
-    process: asyncio.subprocess.Process
-    port: int
-    watcher: "asyncio.Task[None] | None" = None
-    in_flight: int = 0
-    freed: asyncio.Condition = field(default_factory=asyncio.Condition)
+# What decides how the container runs. A change of anything else leaves the instances that are there alone.
+SPEC = (
+    "environmentId", "environmentVariables", "model", "modelMountPath", "codeConfiguration", "livenessProbe",
+    "readinessProbe",
+)  # fmt: skip
+REQUEST_TIMEOUT = "PT5S"  # Azure's default
+LOGS = {"InferenceServer": "server.log", "StorageInitializer": "storage.log"}
 
 
 class Deployments:
-    """One process a deployment (``instance_count`` is stored, not multiplied)."""
+    """The servers of all deployments, by the id of their resource. Where that id lies does not matter here."""
 
     def __init__(self, control: "Control") -> None:
         self._control = control
         self._servers: dict[str, Server] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._starting: dict[str, asyncio.Task[None]] = {}  # the one task that may start a deployment's process
+        self._working: dict[str, asyncio.Task[None]] = {}  # the one task that may change a deployment's server
 
     def server(self, id: str) -> Server | None:
+        """What serves the deployment; None when nothing does."""
         return self._servers.get(id.lower())
 
     async def bring_up(self, id: str) -> None:
-        """Start (or replace) a deployment's process and wait until it is ready. Raises ArmError when it is not."""
+        """Start, replace or scale what serves a deployment, and wait until it is ready.
+
+        What served before serves on until then. Raises ArmError when it does not become ready; it is then Failed.
+        """
         await self._break_off(id)
-        task = self._starting[id.lower()] = self._background(self._bring_up(id))
+        task = self._working[id.lower()] = self._background(self._bring_up(id))
         try:
             await task
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
                 raise
-            raise ArmError(400, "UserError", f"The deployment {_short(id)} was deleted or changed meanwhile.") from None
+            raise ArmError(
+                400, "UserError", f"The deployment {short_id(id)} was deleted or changed meanwhile."
+            ) from None
         finally:
-            self._started(id, task)
-
-    async def _bring_up(self, id: str) -> None:
-        try:
-            server = await self._launch(id)
-        except (ImageError, UriError, ArmError) as error:
-            self._set_state(id, "Failed")
-            message = error.message if isinstance(error, ArmError) else str(error)
-            raise ArmError(400, "UserError", message, "ResourceNotReady") from None
-        except Exception:
-            self._set_state(id, "Failed")  # else nobody could ever update it
-            raise
-        await self._replace(id, server)
-        self._set_state(id, "Succeeded")
-        log.info("deployment id=%s state=Succeeded port=%d", _short(id), server.port)
-
-    def resume(self) -> None:
-        """Serve again what served, and finish what was being created or deleted, before the local Azure was stopped."""
-        pattern = f"{self._control.home.project.workspace_id}/onlineEndpoints/%/deployments/%"
-        for deployment in self._control.store.find(pattern):
-            processes.kill_leftover(deployment.internal.get("process"))
-            if deployment.properties["provisioningState"] in ("Succeeded", "Creating", "Updating"):
-                self._background(self._resume_one(deployment.id))
-            elif deployment.properties["provisioningState"] == "Deleting":
-                self._background(self.remove(deployment.id))
+            if self._working.get(id.lower()) is task:
+                del self._working[id.lower()]
 
     async def remove(self, id: str) -> None:
         """Stop a deployment, one that is still being created too, and forget it."""
-        self._set_state(id, "Deleting")
+        self.set_state(id, "Deleting")
         await self._break_off(id)
-        await self._replace(id, None)
+        limit = self._drain_limit(id)
+        if server := self._servers.pop(id.lower(), None):
+            await server.shrink(len(server.instances), limit)
         self._control.store.delete(id)
-        shutil.rmtree(self._folder(id), ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self._folder(id), ignore_errors=True)
+
+    async def remove_endpoint(self, id: str) -> None:
+        """Remove an online endpoint with all its deployments."""
+        deployments = self._control.store.select(f"{id}/deployments")
+        await asyncio.gather(*(self.remove(deployment.id) for deployment in deployments))
+        self._control.store.delete(id)
+
+    def resume(self) -> None:
+        """Serve again what served, and finish what was begun, before the local Azure was stopped."""
+        endpoints = f"{self._control.home.project.workspace_id}/onlineEndpoints"
+        for deployment in list(self._control.store.find(f"{endpoints}/%/deployments/%")):
+            self.resume_one(deployment)
+        for endpoint in self._control.store.select(endpoints):
+            match endpoint.properties["provisioningState"]:
+                case "Creating" | "Updating":
+                    self.set_state(endpoint.id, "Succeeded")  # there is nothing more to it here
+                case "Deleting":
+                    self._background(self.remove_endpoint(endpoint.id))
+
+    def resume_one(self, deployment: Resource) -> None:
+        """The same for one deployment, wherever its resource lies."""
+        for identity in deployment.internal.pop("processes", []):
+            processes.kill_leftover(identity)
+        self._control.store.save(deployment)
+        shutil.rmtree(self._folder(deployment.id) / "revisions", ignore_errors=True)
+        if deployment.properties["provisioningState"] in ("Succeeded", "Creating", "Updating", "Scaling"):
+            self._background(self._bring_up_again(deployment.id))
+        elif deployment.properties["provisioningState"] == "Deleting":
+            self._background(self.remove(deployment.id))
+
+    def log_tail(self, id: str, lines: int, container: str = "InferenceServer") -> str:
+        """The end of a log; ``container`` is a key of LOGS."""
+        return processes.tail(self._folder(id) / LOGS[container], lines, 1 << 20)
+
+    def set_state(self, id: str, state: str) -> None:
+        deployment = self._control.store.get(id)
+        if deployment is not None:
+            deployment.properties["provisioningState"] = state
+            self._control.store.save(deployment)
 
     async def close(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        servers = (self._end(server) for server in self._servers.values())
-        await asyncio.gather(*tasks, *servers, return_exceptions=True)
+        instances = [instance for server in self._servers.values() for instance in server.instances]
+        await asyncio.gather(*tasks, *(instance.stop() for instance in instances), return_exceptions=True)
 
-    def log_tail(self, id: str, lines: int) -> str:
-        return processes.tail(self._folder(id) / "server.log", lines, 1 << 20)
-
-    async def _break_off(self, id: str) -> None:
-        """End what is starting the deployment's process, and that process."""
-        if task := self._starting.get(id.lower()):
-            task.cancel()
-            await asyncio.wait([task])
-
-    def _started(self, id: str, task: "asyncio.Task[None]") -> None:
-        if self._starting.get(id.lower()) is task:
-            del self._starting[id.lower()]
-
-    async def _resume_one(self, id: str) -> None:
+    async def _bring_up_again(self, id: str) -> None:
         try:
             await self.bring_up(id)
         except ArmError as error:
-            log.error("deployment id=%s state=Failed reason=%s", _short(id), error.message.splitlines()[0])
+            log.error("deployment id=%s state=Failed reason=%s", short_id(id), error.message.splitlines()[0])
 
-    async def _launch(self, id: str) -> Server:
-        """A new process for the deployment, ready to answer."""
-        deployment = self._deployment(id)
-        folder = self._folder(id)
-        environment = self._environment_of(deployment)
-        context = (environment.properties.get("build") or {}).get("contextUri")
-        if not context:
-            raise ImageError(
-                f"The image {environment.properties.get('image')} cannot be run without Docker; give the environment a"
-                " build context, whose Dockerfile names the command."
-            )
-        code = folder / "context"
-        shutil.rmtree(code, ignore_errors=True)
-        await self._control.storage.download(self._control.locate(context), code)
-        dockerfile = read_dockerfile(code / (environment.properties["build"].get("dockerfilePath") or "Dockerfile"))
-        python = python_for(self._control.home.project, dockerfile.base)
-        port = free_port()
-        variables = {
-            **processes.base_environment(python),
-            **dockerfile.environment,
-            **{k: str(v) for k, v in (deployment.properties.get("environmentVariables") or {}).items()},
-            **await self._model(deployment, folder),
-            "PORT": str(port),
-        }
-        process = await processes.start(dockerfile.command, code, variables, folder / "server.log")
-        server = Server(process, port)
+    async def _break_off(self, id: str) -> None:
+        """End what works on the deployment, and what that has started."""
+        if task := self._working.get(id.lower()):
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _bring_up(self, id: str) -> None:
         try:
-            deployment = self._deployment(id)
-            deployment.internal["process"] = processes.identify(process.pid)
-            self._control.store.save(deployment)
-            await self._until_ready(deployment, environment, server)
-        except BaseException:
-            await processes.stop(process)
+            await self._serve(self._deployment(id))
+        except (ImageError, UriError, StartError) as error:
+            self.set_state(id, "Failed")
+            raise ArmError(400, "ResourceNotReady", str(error), "ResourceNotReady") from None
+        except Exception:
+            self.set_state(id, "Failed")  # else nobody could ever update it
             raise
-        server.watcher = self._background(self._watch(id, server))
-        return server
+        self.set_state(id, "Succeeded")
+        log.info("deployment id=%s state=Succeeded", short_id(id))
 
-    def _environment_of(self, deployment: Resource) -> Resource:
-        environment = self._control.store.get(deployment.properties["environmentId"])
-        if environment is None:
-            raise ImageError("The deployment's environment was deleted.")
-        return environment
-
-    async def _model(self, deployment: Resource, folder: Path) -> dict[str, str]:
-        """Fetch the model to where Azure mounts it: AZUREML_MODEL_DIR/<the registered folder's name>/."""
-        id = deployment.properties.get("model")
-        if not id:
-            return {}
-        model = self._control.store.get(id)
-        if model is None:
-            raise UriError("The deployment's model was deleted.")
-        name, version = id.split("/models/")[1].split("/versions/")
-        location = self._control.locate(model.properties["modelUri"])
-        mount = folder / "azureml-models" / name / version
-        if not mount.exists():
-            # Under another name until it is whole: a stop in between must not leave a part of it for the next start.
-            partial = mount.with_name(f".{version}")
-            shutil.rmtree(partial, ignore_errors=True)
-            await self._control.storage.download(location, partial / (Path(location.path).name or "model"))
-            partial.rename(mount)
-        return {"AZUREML_MODEL_DIR": str(mount)}
-
-    async def _until_ready(self, deployment: Resource, environment: Resource, server: Server) -> None:
-        route = (environment.properties.get("inferenceConfig") or {}).get("readinessRoute") or {}
-        url = f"http://{HOST}:{server.port}{route.get('path') or '/'}"
-        limit = _probe_limit(deployment.properties.get("readinessProbe") or {})
-        deadline = asyncio.get_running_loop().time() + limit
-        timeout = aiohttp.ClientTimeout(total=2)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            while True:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with session.get(url) as response:
-                        if response.status == 200:
-                            return
-                tail = self.log_tail(deployment.id, 15)
-                if server.process.returncode is not None:
-                    raise ArmError(
-                        400, "UserError",
-                        f"The container ended with exit code {server.process.returncode}. Its last lines:\n{tail}",
-                    )  # fmt: skip
-                if asyncio.get_running_loop().time() > deadline:
-                    raise ArmError(
-                        400, "UserError",
-                        f"The readiness probe {url} did not succeed within {limit:.0f} s. The last lines:\n{tail}",
-                    )  # fmt: skip
-                await asyncio.sleep(PROBE_INTERVAL)
-
-    async def _replace(self, id: str, server: Server | None) -> None:
-        """Let ``server`` take over; the old process ends when its requests have been answered."""
-        old = self._servers.pop(id.lower(), None)
-        if server is not None:
-            self._servers[id.lower()] = server
+    async def _serve(self, deployment: Resource) -> None:
+        wanted = int((deployment.body.get("sku") or {}).get("capacity") or 1)
+        spec = {name: deployment.properties.get(name) for name in SPEC}
+        old = self.server(deployment.id)
+        if old is not None and old.spec == spec and len(old.ready) == len(old.instances) > 0:
+            difference = wanted - len(old.instances)
+            if difference > 0:
+                await old.grow(difference)
+            elif difference < 0:
+                self._background(old.shrink(-difference, self._drain_limit(deployment.id)))
+            return
+        folder = self._folder(deployment.id) / "revisions" / str(time.time_ns())  # the older one's files are in use
+        try:
+            container = await self._prepare(deployment, folder)
+            server = Server(spec, folder, lambda server: self._instance(deployment, container, server))
+            await server.grow(wanted)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise
+        self._servers[deployment.id.lower()] = server
         if old is not None:
-            try:
-                async with old.freed:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(old.freed.wait_for(lambda: old.in_flight == 0), 30)
-            finally:
-                await self._end(old)
+            self._background(self._retire(old, self._drain_limit(deployment.id)))
 
-    async def _end(self, server: Server) -> None:
-        if server.watcher:
-            server.watcher.cancel()
-        await processes.stop(server.process)
+    async def _prepare(self, deployment: Resource, revision: Path) -> Container:
+        folder = self._folder(deployment.id)
 
-    async def _watch(self, id: str, server: Server) -> None:
-        """Start a crashed process again, a few times; then the deployment is Failed."""
-        await server.process.wait()
-        await processes.stop(server.process)  # its children, which may outlive it
-        if self._servers.get(id.lower()) is not server:
-            return  # another serves already
-        del self._servers[id.lower()]
-        if id.lower() in self._starting:
-            return  # another is on its way
-        task = self._starting[id.lower()] = self._background(self._restart(id, server))
-        task.add_done_callback(lambda task: self._started(id, task))
+        def note(line: str) -> None:
+            with (folder / LOGS["StorageInitializer"]).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
-    async def _restart(self, id: str, server: Server) -> None:
-        for delay in RESTART_DELAYS:
-            log.warning("deployment id=%s crashed exit_code=%s", _short(id), server.process.returncode)
-            await asyncio.sleep(delay)
-            try:
-                self._servers[id.lower()] = await self._launch(id)
-                return
-            except (ImageError, UriError, ArmError) as error:
-                log.error("deployment id=%s restart failed: %s", _short(id), error)
-        self._set_state(id, "Failed")
+        try:
+            preparation = Preparation(self._control, deployment, revision, folder / "azureml-models", note)
+            return await preparation.run()
+        except (ImageError, UriError) as error:
+            note(str(error))
+            raise
+
+    def _instance(self, deployment: Resource, container: Container, server: Server) -> Instance:
+        id = deployment.id
+
+        def given_up(instance: Instance) -> None:
+            server.drop(instance)
+            if not server.instances and self.server(id) is server:
+                self.set_state(id, "Failed")  # Guess: the service may leave the state of a deployment that once served
+
+        return Instance(
+            container,
+            probe(container.liveness, deployment.properties.get("livenessProbe")),
+            probe(container.readiness, deployment.properties.get("readinessProbe")),
+            self._folder(id) / LOGS["InferenceServer"],
+            Events(lambda pid: self._remember(id, pid), server.notify, given_up),
+        )
+
+    def _remember(self, id: str, pid: int) -> None:
+        """Note a process in the store, so that the next emulator ends it when this one is killed."""
+        if deployment := self._control.store.get(id):
+            known = [identity for identity in deployment.internal.get("processes", []) if processes.alive(identity)]
+            deployment.internal["processes"] = [*known, *filter(None, [processes.identify(pid)])]
+            self._control.store.save(deployment)
+
+    async def _retire(self, old: Server, limit: float) -> None:
+        """Let the replaced server finish its requests; then its files can go."""
+        await old.shrink(len(old.instances), limit)
+        await asyncio.to_thread(shutil.rmtree, old.folder, ignore_errors=True)
+
+    def _drain_limit(self, id: str) -> float:
+        """How long a request may still take: what its own timeout allows, and some seconds."""
+        deployment = self._control.store.get(id)
+        settings: Json = (deployment.properties.get("requestSettings") or {}) if deployment else {}
+        return seconds(settings.get("requestTimeout") or REQUEST_TIMEOUT) + 5
 
     def _background(self, work: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -259,28 +225,8 @@ class Deployments:
     def _deployment(self, id: str) -> Resource:
         deployment = self._control.store.get(id)
         if deployment is None:
-            raise ArmError(404, "UserError", f"The deployment {_short(id)} was deleted.", "NotFound")
+            raise ArmError(404, "UserError", f"The deployment {short_id(id)} was deleted.", "NotFound")
         return deployment
 
-    def _set_state(self, id: str, state: str) -> None:
-        deployment = self._control.store.get(id)
-        if deployment is not None:
-            deployment.properties["provisioningState"] = state
-            self._control.store.save(deployment)
-
     def _folder(self, id: str) -> Path:
-        endpoint, deployment = id.split("/onlineEndpoints/")[1].split("/deployments/")
-        return self._control.home.folder("deployments", endpoint, deployment)
-
-
-def _probe_limit(probe: Json) -> float:
-    """How long Azure would wait for a readiness probe: initial delay + period x failure threshold, in seconds."""
-
-    if not probe:
-        return START_LIMIT
-    delay, period = seconds(probe.get("initialDelay") or "PT10S"), seconds(probe.get("period") or "PT10S")
-    return delay + period * int(probe.get("failureThreshold") or 30)
-
-
-def _short(id: str) -> str:
-    return id.split("/onlineEndpoints/")[-1].replace("/deployments/", "/")
+        return self._control.home.folder("deployments", *short_id(id).lower().split("/"))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from .config import ACCOUNT, HOST, Home, State, hashed_api_key
+from .endpoint_urls import scoring_path
 from .store import Store
 
 
@@ -94,12 +95,8 @@ def newest_scoring_uri(home: Home, state: State) -> str:
     store = Store(home.database)
     try:
         for endpoint in store.children(f"{home.project.workspace_id}/onlineEndpoints", newest_first=True):
-            for deployment, share in (endpoint.properties.get("traffic") or {}).items():
-                found = store.get(f"{endpoint.id}/deployments/{deployment}")
-                environment = store.get(found.properties["environmentId"]) if found and int(share) else None
-                if environment is not None:
-                    route = (environment.properties.get("inferenceConfig") or {}).get("scoringRoute") or {}
-                    return f"{urls(state)['arm']}/inference/{endpoint.name}{route.get('path') or '/score'}"
+            if any(int(share) for share in (endpoint.properties.get("traffic") or {}).values()):
+                return f"{urls(state)['arm']}/inference/{endpoint.name}{scoring_path(store, endpoint)}"
     finally:
         store.close()
     return ""

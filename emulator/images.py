@@ -1,4 +1,4 @@
-"""Images are not pulled here: one table says in which local Python environment an image's command runs."""
+"""Images are not pulled here: one table says in which local Python environment, and how, an image's command runs."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from .config import Project
+from .config import Image, Project
 
 
 class ImageError(ValueError):
@@ -15,12 +15,32 @@ class ImageError(ValueError):
 
 def python_for(project: Project, image: str) -> Path:
     """The folder of the virtual environment that stands for ``image``. Raises ImageError."""
+    return installed(project, _row(project, image).python)
+
+
+def command_for(project: Project, image: str) -> list[str]:
+    """What a deployment of ``image`` runs. Raises ImageError when the table names no command."""
+    row = _row(project, image)
+    if not row.command:
+        raise ImageError(
+            f"The image {image} cannot be run without Docker: give its row of `images` in emulator.yaml a command, or"
+            " give the environment a build context, whose Dockerfile names it."
+        )
+    return row.command
+
+
+def installed(project: Project, name: str) -> Path:
+    """The folder of the virtual environment ``name``. Raises ImageError when it is not there."""
+    python = project.root / name
+    if not (python / "bin" / "python").exists():
+        raise ImageError(f"The Python environment {name} is not installed; run `make install`.")
+    return python
+
+
+def _row(project: Project, image: str) -> Image:
     for row in project.images:
         if fnmatch(image, row.match):
-            python = project.root / row.python
-            if not (python / "bin" / "python").exists():
-                raise ImageError(f"The Python environment {row.python} is not installed; run `make install`.")
-            return python
+            return row
     raise ImageError(f"The image {image} has no local counterpart; add a row to `images` in emulator.yaml.")
 
 

@@ -1,41 +1,22 @@
-"""The data plane of online endpoints: authentication, traffic by weight, limits, and the way to the process."""
+"""The data plane of online endpoints: who may call, which deployment answers, and which one gets a copy."""
 
 import asyncio
-import contextlib
-import hmac
 import logging
 import random
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-import aiohttp
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 
-from .config import HOST
-from .deployments import Server
-from .durations import seconds
-from .identity import ML_AUDIENCES
-from .store import Resource
+from .endpoint_auth import authorize
+from .forwarding import Forwarder, InferenceError, Message, read
+from .store import Json, Resource
 
 if TYPE_CHECKING:
     from .control import Control
 
 log = logging.getLogger("emulator.inference")
-# Azure's defaults for requestSettings.
-MAX_CONCURRENT, MAX_QUEUE_WAIT, REQUEST_TIMEOUT = 1, 0.5, 5.0
-HOP_BY_HOP = {
-    "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host", "content-length",
-    "authorization", "content-encoding", "accept-encoding", "date", "server",
-}  # fmt: skip
-
-
-class InferenceError(Exception):
-    """What the endpoint itself answers, without the model."""
-
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.response = JSONResponse({"error": {"message": message, "code": status}}, status, headers)
+MIRRORED_AT_ONCE = 16  # copies under way; more are dropped, since nobody waits for them
 
 
 class Inference:
@@ -43,16 +24,34 @@ class Inference:
 
     def __init__(self, control: "Control") -> None:
         self._control = control
-        self._session: aiohttp.ClientSession | None = None
+        self._forwarder = Forwarder(control)
+        self._copies: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: Request) -> Response:
         try:
             endpoint = self._endpoint(request.path_params["endpoint"])
-            self._authenticate(endpoint, request)
-            deployment, server = self._choose(endpoint, request.headers.get("azureml-model-deployment"))
-            return await self._forward(request, deployment, server)
+            self._authorize(endpoint, request)
+            wanted = request.headers.get("azureml-model-deployment")
+            deployment = self._deployment(endpoint, wanted or self._by_traffic(endpoint))
+            path = request.path_params["path"]
+            if wanted is None:
+                await self._mirror(endpoint, request, path)
+            return await self.forward(request, deployment, path)
         except InferenceError as error:
             return error.response
+
+    async def forward(self, request: Request, deployment: Resource, path: str) -> Response:
+        """Answer with what ``deployment`` answers at ``path``, whatever kind of endpoint it belongs to."""
+        try:
+            return await self._forwarder.forward(request, deployment, path)
+        except InferenceError as error:
+            return error.response
+
+    async def close(self) -> None:
+        for copy in list(self._copies):
+            copy.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+        await self._forwarder.close()
 
     def _endpoint(self, name: str) -> Resource:
         endpoint = self._control.store.get(f"{self._control.home.project.workspace_id}/onlineEndpoints/{name}")
@@ -60,114 +59,51 @@ class Inference:
             raise InferenceError(404, f"The endpoint {name} does not exist.")
         return endpoint
 
-    def _authenticate(self, endpoint: Resource, request: Request) -> None:
-        authorization = request.headers.get("authorization")
-        if endpoint.properties["authMode"] == "Key":
-            key = (authorization or "").removeprefix("Bearer ").encode()  # only bytes compare outside ASCII
-            keys = (endpoint.internal["primaryKey"], endpoint.internal["secondaryKey"])
-            if not sum(
-                hmac.compare_digest(key, known.encode()) for known in keys
-            ):  # compares both, whatever the first says
-                raise InferenceError(401, "key_auth_access_denied: the key is missing or wrong.")
+    def _authorize(self, endpoint: Resource, request: Request) -> None:
+        try:
+            authorize(endpoint, request.headers.get("authorization"), self._control.authority)
+        except PermissionError as error:
+            raise InferenceError(401, str(error), {"WWW-Authenticate": "Bearer"}) from None
+
+    def _by_traffic(self, endpoint: Resource) -> str:
+        """A deployment by the traffic's weights."""
+        shares = _shares(endpoint.properties.get("traffic"))
+        if not shares:
+            raise InferenceError(404, f"The endpoint {endpoint.name} has no valid deployment with positive weight.")
+        return random.choices(list(shares), list(shares.values()))[0]  # noqa: S311 - load balancing
+
+    def _deployment(self, endpoint: Resource, name: str) -> Resource:
+        deployment = self._control.store.get(f"{endpoint.id}/deployments/{name}")
+        if deployment is None:
+            raise InferenceError(404, f"The endpoint {endpoint.name} has no deployment {name}.")
+        return deployment
+
+    async def _mirror(self, endpoint: Resource, request: Request, path: str) -> None:
+        """Send a copy to the mirror deployment, for its share of the requests; nobody waits for the answer."""
+        for name, share in _shares(endpoint.properties.get("mirrorTraffic")).items():
+            if random.random() * 100 >= share or len(self._copies) >= MIRRORED_AT_ONCE:  # noqa: S311 - a sample
+                continue
+            deployment = self._control.store.get(f"{endpoint.id}/deployments/{name}")
+            if deployment is not None:
+                copy = asyncio.create_task(self._send_copy(await read(request, path), deployment))
+                self._copies.add(copy)
+                copy.add_done_callback(self._copies.discard)
+
+    async def _send_copy(self, message: Message, deployment: Resource) -> None:
+        try:
+            server, instance, answer = await self._forwarder.open(message, deployment)
+        except InferenceError as error:
+            log.info("mirror deployment=%s failed: %s", deployment.name, error)
             return
         try:
-            self._control.authority.verify(authorization, ML_AUDIENCES)
-        except PermissionError as error:
-            raise InferenceError(401, str(error)) from None
-
-    def _choose(self, endpoint: Resource, wanted: str | None) -> tuple[Resource, Server]:
-        """The deployment that the header names, else one by the traffic's weights."""
-        if wanted is None:
-            traffic = {
-                name: int(share) for name, share in (endpoint.properties.get("traffic") or {}).items() if int(share)
-            }
-            if not traffic:
-                raise InferenceError(404, f"No deployment of the endpoint {endpoint.name} gets traffic.")
-            wanted = random.choices(list(traffic), list(traffic.values()))[0]  # noqa: S311 - load balancing
-        deployment = self._control.store.get(f"{endpoint.id}/deployments/{wanted}")
-        if deployment is None:
-            raise InferenceError(404, f"The endpoint {endpoint.name} has no deployment {wanted}.")
-        server = self._control.deployments.server(deployment.id)
-        if server is None:
-            raise InferenceError(503, f"The deployment {wanted} is not serving at the moment.", {"Retry-After": "1"})
-        return deployment, server
-
-    async def _forward(self, request: Request, deployment: Resource, server: Server) -> Response:
-        settings = deployment.properties.get("requestSettings") or {}
-        timeout = _setting(settings, "requestTimeout", REQUEST_TIMEOUT)
-        await self._admit(settings, server)
-        released = False
-
-        async def release() -> None:
-            nonlocal released
-            if not released:
-                released = True
-                async with server.freed:
-                    server.in_flight -= 1
-                    server.freed.notify_all()
-
-        try:
-            upstream = await self._open(request, server, timeout)
-        except BaseException:
-            await release()
-            raise
-        headers = {k: v for k, v in upstream.headers.items() if k.lower() not in HOP_BY_HOP}
-        headers["azureml-model-deployment"] = deployment.name
-        status = upstream.status
-        if status >= 300:
-            # Azure answers 424 for whatever the container refused, and tells its status in a header.
-            headers["ms-azureml-model-error-statuscode"] = str(status)
-            status = 424
-
-        async def body() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in upstream.content.iter_any():
-                    yield chunk
-            except aiohttp.ClientError as error:
-                log.warning("inference deployment=%s broke_off=%s", deployment.name, type(error).__name__)
-                raise
-            finally:
-                upstream.close()
-                await release()
-
-        return StreamingResponse(body(), status, headers)
-
-    async def _open(self, request: Request, server: Server, timeout: float) -> aiohttp.ClientResponse:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
-        query = f"?{request.url.query}" if request.url.query else ""
-        call = self._session.request(
-            request.method,
-            f"http://{HOST}:{server.port}/{request.path_params['path']}{query}",
-            data=await request.body(),
-            headers={k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP},
-            timeout=aiohttp.ClientTimeout(total=timeout),
-        )
-        try:
-            return await asyncio.wait_for(call, timeout)
-        except TimeoutError:
-            raise InferenceError(408, f"The model did not answer within {timeout:.0f} s (requestTimeout).") from None
-        except aiohttp.ClientError as error:
-            raise InferenceError(
-                503, f"The deployment does not answer ({type(error).__name__}).", {"Retry-After": "1"}
-            ) from None
-
-    async def _admit(self, settings: dict[str, object], server: Server) -> None:
-        """Wait for one of the deployment's places; 429 when none becomes free in time, as Azure answers."""
-        places = int(str(settings.get("maxConcurrentRequestsPerInstance") or MAX_CONCURRENT))
-        wait = _setting(settings, "maxQueueWait", MAX_QUEUE_WAIT)
-        async with server.freed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(server.freed.wait_for(lambda: server.in_flight < places), wait)
-            if server.in_flight >= places:
-                raise InferenceError(429, "Too many requests: the deployment's queue is full.", {"Retry-After": "1"})
-            server.in_flight += 1
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+            async for _ in answer.content.iter_any():
+                pass
+        except Exception as error:
+            log.info("mirror deployment=%s broke_off=%s", deployment.name, type(error).__name__)
+        finally:
+            answer.close()
+            server.release(instance)
 
 
-def _setting(settings: dict[str, object], name: str, default: float) -> float:
-    value = settings.get(name)
-    return seconds(str(value)) if value else default
+def _shares(traffic: Json | None) -> dict[str, int]:
+    return {name: int(share) for name, share in (traffic or {}).items() if int(share)}

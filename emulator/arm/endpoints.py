@@ -1,213 +1,209 @@
-"""Managed online endpoints and their deployments. What serves them is emulator/deployments.py."""
+"""Managed online endpoints: their traffic, keys and tokens. emulator/endpoint_auth.py decides who may call them."""
 
 import secrets
 
 from starlette.responses import JSONResponse, Response
 
+from ..endpoint_auth import AUTH_MODES, issue_token, new_secrets
+from ..endpoint_urls import scoring_path
 from ..store import Json, Resource
-from .errors import ArmError, bad_request, not_found
-from .routing import WORKSPACE, Call, page, route, short_id, show
+from .errors import bad_request, not_found
+from .routing import WORKSPACE, Call, listing, route, show
 
 ENDPOINT = WORKSPACE + "/onlineEndpoints/{endpoint}"
-DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
-BUSY = ("Creating", "Updating", "Deleting")
-AUTH_MODES = {"key": "Key", "amltoken": "AMLToken", "aadtoken": "AADToken"}
+BUSY = {"Creating": 409, "Updating": 409, "Deleting": 409}
+MAX_MIRRORED = 50  # percent
+KEYS = {"primary": "primaryKey", "secondary": "secondaryKey"}
 
 
-def _endpoint(call: Call) -> Resource:
+def find_endpoint(call: Call) -> Resource:
     endpoint = call.control.store.get(call.id("onlineEndpoints/{endpoint}"))
     if endpoint is None:
         raise not_found("online endpoint", call.params["endpoint"])
     return endpoint
 
 
-def _deployment(call: Call) -> Resource:
-    deployment = call.control.store.get(call.id("onlineEndpoints/{endpoint}/deployments/{deployment}"))
-    if deployment is None:
-        raise not_found("deployment", f"{call.params['endpoint']}/{call.params['deployment']}")
-    return deployment
-
-
 def _with_uris(call: Call, endpoint: Resource) -> Resource:
     """The endpoint with its addresses; they are not stored, since they are this start's."""
+    ready = endpoint.properties["provisioningState"] != "Creating"
     base = f"{call.control.urls['arm']}/inference/{endpoint.name}"
-    endpoint.properties.update(scoringUri=f"{base}/score", swaggerUri=f"{base}/swagger.json")
+    endpoint.properties.update(
+        scoringUri=base + scoring_path(call.control.store, endpoint) if ready else None,
+        swaggerUri=f"{base}/swagger.json" if ready else None,
+    )
     return endpoint
 
 
 @route("GET", WORKSPACE + "/onlineEndpoints", "online endpoints: list")
 async def list_endpoints(call: Call) -> Response:
-    found = call.control.store.children(call.id("onlineEndpoints"))
-    return page(call, [_with_uris(call, endpoint) for endpoint in found])
+    return listing(call, call.id("onlineEndpoints"), prepare=lambda endpoint: _with_uris(call, endpoint))
 
 
 @route("GET", ENDPOINT, "online endpoints: get")
 async def get_endpoint(call: Call) -> Response:
-    return show(call, _with_uris(call, _endpoint(call)))
+    return show(call, _with_uris(call, find_endpoint(call)))
 
 
-@route("PUT", ENDPOINT, "online endpoints: create, update, traffic")
+@route("PUT", ENDPOINT, "online endpoints: create, update, traffic", refuses=BUSY)
 async def put_endpoint(call: Call) -> Response:
-    """Create an endpoint, or set its traffic, tags and authentication."""
+    """Create an endpoint, or set its traffic, mirror traffic, tags and authentication."""
     id = call.id("onlineEndpoints/{endpoint}")
+    existing = call.control.store.get(id)
+    if existing is not None:
+        call.check_state(existing)
+        _check_identity(call, existing)
+    endpoint = call.control.store.put(id, _body(call, id, existing), existing.internal if existing else new_secrets())
+    headers = call.control.operations.start(id, _settle(call, id))
+    status = 200 if existing else 201
+    return show(call, _with_uris(call, endpoint), status, headers)
+
+
+async def _settle(call: Call, id: str) -> None:
+    """An endpoint is an entry in the store here: there is nothing to wait for."""
+    endpoint = call.control.store.get(id)
+    if endpoint is not None and endpoint.properties["provisioningState"] in ("Creating", "Updating"):
+        endpoint.properties["provisioningState"] = "Succeeded"
+        call.control.store.save(endpoint)
+
+
+def _body(call: Call, id: str, existing: Resource | None) -> Json:
     given = {key: value for key, value in call.properties.items() if value is not None}
     mode = AUTH_MODES.get(str(given.get("authMode", "")).lower())
     if mode is None:
         raise bad_request(f"authMode must be one of {', '.join(AUTH_MODES.values())}.")
-    existing = call.control.store.get(id)
-    _check_traffic(call, id, given.get("traffic") or {})
-    body = {
+    traffic, mirror = _shares(given, "traffic"), _shares(given, "mirrorTraffic")
+    _check_traffic(call, id, traffic)
+    _check_mirror(call, id, traffic, mirror)
+    access = str(given.get("publicNetworkAccess") or "Enabled")
+    if access not in ("Enabled", "Disabled"):
+        raise bad_request("publicNetworkAccess must be Enabled or Disabled.")
+    known = existing.properties.get("properties") if existing else {"azureml.onlineendpointid": id.lower()}
+    return {
         "location": call.body.get("location") or call.control.home.project.location,
         "tags": call.body.get("tags") or {},
         "kind": call.body.get("kind") or "Managed",
         "identity": _identity(call),
         "properties": {
-            "description": None,
-            "traffic": {},
-            "mirrorTraffic": {},
-            "properties": {},
-            "publicNetworkAccess": "Enabled",
-            **given,
+            "description": given.get("description"),
+            "properties": {**(given.get("properties") or {}), **(known or {})},  # can be added, not altered
             "authMode": mode,
-            "provisioningState": "Succeeded",
+            "compute": None,
+            "traffic": traffic,
+            "mirrorTraffic": mirror,
+            "publicNetworkAccess": access,
+            "provisioningState": "Updating" if existing else "Creating",
         },
     }
-    keys = (existing.internal if existing else {}) or {
-        "primaryKey": secrets.token_urlsafe(32),
-        "secondaryKey": secrets.token_urlsafe(32),
-    }
-    endpoint = call.control.store.put(id, body, keys)
-    return show(call, _with_uris(call, endpoint), 200 if existing else 201, call.control.operations.done(id))
 
 
 def _identity(call: Call) -> Json:
     identity: Json = call.body.get("identity") or {"type": "SystemAssigned"}
     project, principal = call.control.home.project, call.control.state.principal_id
-    if "UserAssigned" in identity.get("type", ""):
+    if "UserAssigned" in str(identity.get("type", "")):
         assigned = {
             id: {"principalId": principal, "clientId": principal} for id in identity.get("userAssignedIdentities") or {}
         }
-        return {**identity, "userAssignedIdentities": assigned}
-    return {**identity, "principalId": principal, "tenantId": project.tenant}
+        if not assigned:
+            raise bad_request("An identity of type UserAssigned needs 'userAssignedIdentities'.")
+        return {"type": identity["type"], "userAssignedIdentities": assigned}
+    return {"type": "SystemAssigned", "principalId": principal, "tenantId": project.tenant}
 
 
-def _check_traffic(call: Call, id: str, traffic: Json) -> None:
-    total = sum(int(share) for share in traffic.values())
-    if total not in (0, 100) or any(int(share) < 0 for share in traffic.values()):
+def _check_identity(call: Call, existing: Resource) -> None:
+    """The identity of an endpoint is immutable, as the service's documentation has it."""
+    old, new = existing.body["identity"], _identity(call)
+    assigned = [{id.lower() for id in each.get("userAssignedIdentities") or {}} for each in (old, new)]
+    if call.body.get("identity") and (old["type"] != new["type"] or assigned[0] != assigned[1]):
+        raise bad_request("The identity of an endpoint cannot be changed; create another endpoint.")
+
+
+def _shares(given: Json, name: str) -> dict[str, int]:
+    """Percentages by deployment. Raises ArmError for anything else."""
+    shares = given.get(name) or {}
+    if not isinstance(shares, dict):
+        raise bad_request(f"'{name}' must be an object of percentages by deployment.")
+    for deployment, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int) or not 0 <= share <= 100:
+            raise bad_request(f"'{name}' of '{deployment}' must be a whole number from 0 to 100, not {share!r}.")
+    return shares
+
+
+def _check_traffic(call: Call, id: str, traffic: dict[str, int]) -> None:
+    total = sum(traffic.values())
+    if total not in (0, 100):
         raise bad_request(f"The traffic adds up to {total} %; it must be 0 or 100 %.")
-    for name, share in traffic.items():
+    _check_deployments(call, id, traffic)
+
+
+def _check_mirror(call: Call, id: str, traffic: dict[str, int], mirror: dict[str, int]) -> None:
+    """At most half of the requests go to one more deployment, which gets no live ones."""
+    mirrored = [name for name, share in mirror.items() if share]
+    if len(mirrored) > 1:
+        raise bad_request(f"Traffic can be mirrored to one deployment only, not to {', '.join(mirrored)}.")
+    if sum(mirror.values()) > MAX_MIRRORED:
+        raise bad_request(f"At most {MAX_MIRRORED} % of the traffic can be mirrored, not {sum(mirror.values())} %.")
+    for name in mirrored:
+        if traffic.get(name):
+            raise bad_request(f"The deployment '{name}' cannot get live and mirrored traffic at once.")
+    _check_deployments(call, id, mirror)
+
+
+def _check_deployments(call: Call, id: str, shares: dict[str, int]) -> None:
+    for name, share in shares.items():
         deployment = call.control.store.get(f"{id}/deployments/{name}")
         if deployment is None:
             raise bad_request(f"Traffic names the deployment '{name}', which does not exist on this endpoint.")
-        if int(share) and deployment.properties["provisioningState"] != "Succeeded":
-            state = deployment.properties["provisioningState"]
+        state = deployment.properties["provisioningState"]
+        if share and state != "Succeeded":
             raise bad_request(f"Traffic cannot go to '{name}': its provisioning state is {state}.")
 
 
-@route("DELETE", ENDPOINT, "online endpoints: delete")
+@route("DELETE", ENDPOINT, "online endpoints: delete", refuses=BUSY)
 async def delete_endpoint(call: Call) -> Response:
-    id = call.id("onlineEndpoints/{endpoint}")
-    if call.control.store.get(id) is None:
+    """Its deployments go with it, those that are still being created too."""
+    endpoint = call.control.store.get(call.id("onlineEndpoints/{endpoint}"))
+    if endpoint is None:
         return Response(status_code=204)
-    for deployment in list(call.control.store.children(f"{id}/deployments")):
-        await call.control.deployments.remove(deployment.id)
-    call.control.store.delete(id)
-    return Response(status_code=202, headers=call.control.operations.done(id))
+    call.check_state(endpoint)
+    endpoint.properties["provisioningState"] = "Deleting"
+    call.control.store.save(endpoint)
+    headers = call.control.operations.start(endpoint.id, call.control.deployments.remove_endpoint(endpoint.id))
+    return Response(status_code=202, headers=headers)
 
 
 @route("POST", ENDPOINT + "/listKeys", "online endpoints: keys")
 async def list_keys(call: Call) -> Response:
-    endpoint = _endpoint(call)
+    endpoint = _with_keys(call)
+    return JSONResponse({key: endpoint.internal[key] for key in KEYS.values()})
+
+
+@route("POST", ENDPOINT + "/regenerateKeys", "online endpoints: regenerate keys", refuses=BUSY)
+async def regenerate_keys(call: Call) -> Response:
+    """A new key; the old one opens nothing from now on. A ``keyValue`` other than the present one is taken as it is."""
+    endpoint = _with_keys(call)
+    call.check_state(endpoint)
+    name = KEYS.get(str(call.body.get("keyType", "")).lower())
+    if name is None:
+        raise bad_request("keyType must be Primary or Secondary.")
+    wanted = call.body.get("keyValue")
+    # Guess: of this rule; the SDK sends the key that is to be replaced, and expects another one afterwards
+    keep = isinstance(wanted, str) and wanted and wanted != endpoint.internal[name]
+    endpoint.internal[name] = wanted if keep else secrets.token_urlsafe(32)
+    call.control.store.save(endpoint)
+    return Response(status_code=202, headers=call.control.operations.done(endpoint.id))
+
+
+def _with_keys(call: Call) -> Resource:
+    endpoint = find_endpoint(call)
     if endpoint.properties["authMode"] != "Key":
         raise bad_request(f"The endpoint uses {endpoint.properties['authMode']} authentication; it has no keys.")
-    return JSONResponse({key: endpoint.internal[key] for key in ("primaryKey", "secondaryKey")})
+    return endpoint
 
 
 @route("POST", ENDPOINT + "/token", "online endpoints: token")
 async def get_token(call: Call) -> Response:
-    _endpoint(call)
-    token, expires = call.control.authority.issue("https://ml.azure.com")
-    return JSONResponse(
-        {
-            "accessToken": token,
-            "expiryTimeUtc": expires,
-            "refreshAfterTimeUtc": expires - 600,
-            "tokenType": "Bearer",
-        }
-    )
-
-
-@route("GET", ENDPOINT + "/deployments", "online deployments: list")
-async def list_deployments(call: Call) -> Response:
-    endpoint = _endpoint(call)
-    return page(call, list(call.control.store.children(f"{endpoint.id}/deployments")))
-
-
-@route("GET", DEPLOYMENT, "online deployments: get")
-async def get_deployment(call: Call) -> Response:
-    _endpoint(call)
-    return show(call, _deployment(call))
-
-
-@route("PUT", DEPLOYMENT, "online deployments: create, update")
-async def put_deployment(call: Call) -> Response:
-    """Create or replace a deployment; it serves once its readiness probe has answered."""
-    _endpoint(call)
-    given = {key: value for key, value in call.properties.items() if value is not None}
-    if not given.get("environmentId"):
-        raise bad_request("A deployment needs 'environmentId' here; MLflow no-code deployments are not modelled yet.")
-    if given.get("codeConfiguration"):
-        raise bad_request(
-            "Deployments with a scoring script (codeConfiguration) are not modelled yet; use a container."
-        )
-    for field, kind in (("environmentId", "environment"), ("model", "model")):
-        if given.get(field) and call.control.store.get(given[field]) is None:
-            raise bad_request(f"The {kind} '{short_id(given[field])}' does not exist.", "NotFound")
-    id = call.id("onlineEndpoints/{endpoint}/deployments/{deployment}")
-    existing = call.control.store.get(id)
-    if existing is not None and (state := existing.properties["provisioningState"]) in BUSY:
-        raise ArmError(
-            409,
-            "Conflict",
-            f"The deployment '{existing.name}' has another operation in progress ({state}); wait for its end.",
-            "ResourceOperationInProgress",
-        )
-    body = {
-        "location": call.body.get("location") or call.control.home.project.location,
-        "tags": call.body.get("tags") or {},
-        "sku": call.body.get("sku") or {"name": "Default", "capacity": 1},
-        "properties": {
-            "endpointComputeType": "Managed",
-            "scaleSettings": {"scaleType": "Default"},
-            "environmentVariables": {},
-            "properties": {},
-            **given,
-            "provisioningState": "Creating" if existing is None else "Updating",
-        },
-    }
-    deployment = call.control.store.put(id, body)
-    work = call.control.deployments.bring_up(deployment.id)
-    return show(call, deployment, 201 if existing is None else 200, call.control.operations.start(id, work))
-
-
-@route("DELETE", DEPLOYMENT, "online deployments: delete")
-async def delete_deployment(call: Call) -> Response:
-    endpoint = _endpoint(call)
-    name = call.params["deployment"]
-    if int((endpoint.properties.get("traffic") or {}).get(name, 0)):
-        raise bad_request(f"The deployment '{name}' still gets traffic; move it away before deleting.")
-    id = call.id("onlineEndpoints/{endpoint}/deployments/{deployment}")
-    if call.control.store.get(id) is None:
-        return Response(status_code=204)
-    await call.control.deployments.remove(id)
-    return Response(status_code=202, headers=call.control.operations.done(id))
-
-
-@route("POST", DEPLOYMENT + "/getLogs", "online deployments: logs")
-async def get_logs(call: Call) -> Response:
-    deployment = _deployment(call)
-    try:
-        lines = int(call.body.get("tail") or 100)
-    except ValueError:
-        raise ArmError(400, "UserError", "tail must be a whole number.", "BadArgument") from None
-    return JSONResponse({"content": call.control.deployments.log_tail(deployment.id, lines)})
+    endpoint = find_endpoint(call)
+    if endpoint.properties["authMode"] != "AMLToken":
+        mode = endpoint.properties["authMode"]
+        raise bad_request(f"The endpoint uses {mode} authentication; only one with AMLToken gives tokens.")
+    return JSONResponse(issue_token(endpoint))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emulator.deployments import Deployments
+from emulator.containers import Preparation
 from emulator.storage import Location, Storage, UriError
 from emulator.store import Resource
 
@@ -68,12 +68,13 @@ async def test_a_blob_whose_name_leads_out_is_not_stored(
 async def test_a_model_of_which_only_a_part_came_is_fetched_again(tmp_path: Path) -> None:
     whole = False
 
-    async def download(location: Location, target: Path) -> None:
+    async def download(location: Location, target: Path) -> int:
         target.mkdir(parents=True)
         (target / "config.json").touch()
         if not whole:
             raise UriError("the connection broke")
         (target / "weights").touch()
+        return 2
 
     model = Resource("…/models/m/versions/1", "1", {"properties": {"modelUri": "x"}}, {}, "", "")
     deployment = Resource("d", "d", {"properties": {"model": model.id}}, {}, "", "")
@@ -82,10 +83,15 @@ async def test_a_model_of_which_only_a_part_came_is_fetched_again(tmp_path: Path
         locate=lambda _: Location("c", "outputs/model"),
         storage=SimpleNamespace(download=download),
     )
-    deployments = Deployments(control)  # type: ignore[arg-type]
+
+    async def fetch() -> Path:
+        found = await Preparation(control, deployment, tmp_path / "1", tmp_path / "models", print)._model()  # type: ignore[arg-type]
+        assert found
+        return found
+
     with pytest.raises(UriError):
-        await deployments._model(deployment, tmp_path)
+        await fetch()
     whole = True
-    folder = Path((await deployments._model(deployment, tmp_path))["AZUREML_MODEL_DIR"])
+    folder = await fetch()
     assert (folder / "model" / "weights").exists()
     assert folder.name == "1"

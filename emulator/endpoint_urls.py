@@ -1,0 +1,21 @@
+"""Where an online endpoint takes requests."""
+
+from .store import Resource, Store
+
+SCORE = "/score"
+
+
+def scoring_path(store: Store, endpoint: Resource) -> str:
+    """The path below the endpoint's address: the scoring route of the container that gets traffic, else /score.
+
+    Guess: for an endpoint whose deployments have different routes; the service shows one address for all of them.
+    """
+    traffic = endpoint.properties.get("traffic") or {}
+    names = sorted((name for name in traffic if int(traffic[name])), key=lambda name: -int(traffic[name]))
+    for name in names:
+        deployment = store.get(f"{endpoint.id}/deployments/{name}")
+        environment = store.get(deployment.properties.get("environmentId") or "") if deployment else None
+        if environment is not None:
+            route = (environment.properties.get("inferenceConfig") or {}).get("scoringRoute") or {}
+            return str(route.get("path") or SCORE)
+    return SCORE
