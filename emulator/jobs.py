@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from . import command_job, processes
+from . import command_job, pipeline_job, processes
 from .images import ImageError
 from .job_status import FINAL, UNFINISHED, JobError, JobTimeout
 from .mlflow_runs import end_run
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("emulator.jobs")
 # Who runs a job of each kind. An executor returns when the job's work is done, and raises JobError when it failed.
-EXECUTORS: dict[str, Callable[["Jobs", str], Awaitable[None]]] = {"Command": command_job.execute}
+EXECUTORS: dict[str, Callable[["Jobs", str], Awaitable[None]]] = {
+    "Command": command_job.execute,
+    "Pipeline": pipeline_job.execute,
+    "FineTuning": pipeline_job.execute,  # a pipeline of one step, to the service as well
+}
 MLFLOW_STATUS = {"Completed": "FINISHED", "Canceled": "KILLED", "Failed": "FAILED"}
 
 
