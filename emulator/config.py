@@ -76,7 +76,7 @@ class TrainingOption:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """The command behind fine-tuning jobs and components; ``{base}`` in it is a base model, ``{options}`` are options."""
+    """The command behind fine-tuning jobs and components; ``{base}`` in it is a model, ``{options}`` are options."""
 
     command: str
     environment: str

@@ -60,11 +60,19 @@ class Jobs:
     async def _restart(self, job: Resource) -> None:
         for identity in job.internal.get("processes", []):
             await asyncio.to_thread(processes.kill_leftover, identity)
-        if job.properties["status"] == "CancelRequested":
+        if job.properties["status"] == "CancelRequested" or self._parent_canceled(job):
             await self._finish(job.id, "Canceled")
             return
         log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
         await self._run(job.id)
+
+    def _parent_canceled(self, job: Resource) -> bool:
+        """Whether a job above this one was to be cancelled when the local Azure was stopped."""
+        parent = job.internal.get("parent_job")
+        above = self.control.store.get(f"{self.control.home.project.workspace_id}/jobs/{parent}") if parent else None
+        if above is None:
+            return False
+        return above.properties["status"] in ("CancelRequested", "Canceled") or self._parent_canceled(above)
 
     async def cancel(self, id: str) -> None:
         """Stop a job. Returns when its process has ended."""

@@ -38,11 +38,11 @@ class PipelineRun:
         self._jobs.set_status(self._job.id, "Running")
         try:
             await self._run_steps()
-        except asyncio.CancelledError as cancelled:
+        except BaseException as error:
             for waiting in self._running:
                 waiting.cancel()
-            if cancelled.args != ("shutdown",):  # then the steps stay as they are, for the next emulator
-                await self._cancel(self._running.values())
+            if error.args != ("shutdown",):  # then the steps stay as they are, for the next emulator
+                await self._cancel(self._steps)
             raise
         self._jobs.set_status(self._job.id, "Finalizing")
         await self._log("Finishing experiment: no runs left and nothing to schedule.")
@@ -85,7 +85,7 @@ class PipelineRun:
     async def _child(self, step: str) -> Resource:
         """The job of a step: made now, or by an emulator before this one."""
         planned = self._steps[step]
-        id = f"{self._control.home.project.workspace_id}/jobs/{planned['name']}"
+        id = self._child_id(step)
         child = self._control.store.get(id)
         if child is None:
             run, experiment = await start_run(
@@ -118,9 +118,13 @@ class PipelineRun:
             await self._cancel(self._running.values())
 
     async def _cancel(self, steps: Iterable[str]) -> None:
-        ids = [f"{self._control.home.project.workspace_id}/jobs/{self._steps[step]['name']}" for step in steps]
-        running = [id for id in ids if self._jobs.job(id).properties["status"] not in FINAL]
+        """Cancel those of ``steps`` that have begun and not ended."""
+        children = filter(None, (self._control.store.get(self._child_id(step)) for step in list(steps)))
+        running = [child.id for child in children if child.properties["status"] not in FINAL]
         await asyncio.gather(*(self._jobs.cancel(id) for id in running))
+
+    def _child_id(self, step: str) -> str:
+        return f"{self._control.home.project.workspace_id}/jobs/{self._steps[step]['name']}"
 
     def _failure(self, failed: list[str]) -> str:
         """What the service says of a pipeline with failed steps, and what each of them said."""
@@ -129,7 +133,7 @@ class PipelineRun:
             " details and logs, please go to the job detail page and check the child jobs."
         ]
         for step in failed:
-            child = self._jobs.job(f"{self._control.home.project.workspace_id}/jobs/{self._steps[step]['name']}")
+            child = self._jobs.job(self._child_id(step))
             why = child.internal.get("error") or f"it is {self._ended[step]}"
             lines.append(f"/{step} ({child.name}): {why}")
         return "\n".join(lines)
