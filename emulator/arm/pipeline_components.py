@@ -1,5 +1,6 @@
 """The component behind a step of a pipeline: of the workspace, or of the registry."""
 
+import re
 from dataclasses import dataclass
 
 from ..registry import find_registry_asset
@@ -8,6 +9,7 @@ from .errors import bad_request
 from .routing import Call, short_id
 
 REGISTRY = "azureml://registries/"
+SHORT = re.compile(r"([^:/]+):([^:/]+)")  # how the SDK names the component that a whole pipeline is
 LITERALS = ("string", "integer", "number", "boolean")
 MODES = {
     "ro_mount": "ReadOnlyMount",
@@ -51,7 +53,9 @@ def find_component(call: Call, step: str, id: object) -> Component:
     """The component with this id. Raises ArmError."""
     if not isinstance(id, str) or not id:
         raise bad_request(f"Step '{step}' needs a 'componentId'.")
-    id = id.removeprefix("azureml:") if id.startswith("azureml:/subscriptions") else id
+    id = id.removeprefix("azureml:") if not id.startswith(REGISTRY) else id
+    if named := SHORT.fullmatch(id):
+        id = f"{call.workspace_id}/components/{named[1]}/versions/{named[2]}"
     if id.startswith(REGISTRY):
         found = find_registry_asset(call.control, id)
     else:

@@ -143,7 +143,7 @@ NO_MARKETPLACE = "the models here cost nothing and need no subscription"
 
 
 @route("GET", MARKETPLACE, "marketplace subscriptions: list", coverage=Coverage.PARTLY, note=NO_MARKETPLACE)
-async def list_subscriptions(call: Call) -> Response:
+async def list_subscriptions(_: Call) -> Response:
     return JSONResponse({"value": []})
 
 
@@ -155,7 +155,7 @@ async def get_subscription(call: Call) -> Response:
 @route(
     "PUT", MARKETPLACE + "/{name}", "marketplace subscriptions: create", coverage=Coverage.REFUSED, note=NO_MARKETPLACE
 )
-async def refuse_subscription(call: Call) -> Response:
+async def refuse_subscription(_: Call) -> Response:
     raise bad_request(
         "Nothing is bought in the local Azure: a serverless endpoint needs no marketplace subscription here. Create the"
         " endpoint at once."

@@ -1,4 +1,4 @@
-"""Pipeline jobs through the unmodified SDK: bindings, order, nesting, failure, cancellation, outputs, a kill between."""
+"""Pipeline jobs through the unmodified SDK: bindings, order, nesting, failure, cancelling, outputs, a kill."""
 
 import json
 import os
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from azure.ai.ml import Input, MLClient, Output, command, load_job
 from azure.ai.ml.dsl import pipeline
-from azure.ai.ml.entities import AmlCompute, Environment, Model
+from azure.ai.ml.entities import AmlCompute, CommandJobLimits, Environment, Model
 from azure.ai.ml.exceptions import JobException
 from azure.core.exceptions import HttpResponseError
 
+from emulator.store import Store
 from tests.emulator.job_helpers import Arm, Json, completed, failed, log, status, wait
-from tests.local_azure import LocalAzure
+from tests.local_azure import LocalAzure, run_emulator
 
 IMAGE = Environment(image="mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest")
 FOLDER = Output(type="uri_folder")
@@ -274,6 +276,75 @@ def test_what_cannot_run_is_refused_at_submission_with_the_step_s_name(azure: Lo
     assert "'jobs' must be an object" in refusal([])  # type: ignore[arg-type]
 
 
+def test_a_registered_component_takes_the_step_s_own_settings(azure: LocalAzure, ml: MLClient) -> None:
+    ranks = command(
+        name="ranks",
+        command="echo rank $RANK of $WORLD_SIZE for ${{inputs.times}} ${{inputs.rate}}; sleep ${{inputs.times}}",
+        environment=IMAGE,
+        inputs={"times": Input(type="integer", default=0, min=0, max=99), "rate": Input(type="number", optional=True)},
+        distribution={"type": "pytorch", "process_count_per_instance": 2},
+    )
+    registered = ml.components.create_or_update(ranks.component, version="4")
+    component = ml.components.get("ranks", version=registered.version)
+
+    @pipeline()
+    def overrides(where: str) -> None:
+        doubled = component(rate=0.5)
+        doubled.compute = where
+        doubled.resources = {"instance_count": 2}
+        late = component(times=60, rate=1)
+        late.compute = "single"
+        late.limits = CommandJobLimits(timeout=1)
+
+    name = submit(ml, overrides(where="cpu"))
+    assert "Failed nodes: /late" in failed(ml, name)
+    ran = children(ml, name)
+    assert ran["doubled"].properties["azureml.moduleName"] == "ranks"
+    logs = {log(azure, ran["doubled"].name, f"std_log_process_{n}.txt").strip() for n in range(4)}
+    assert logs == {f"rank {n} of 4 for 0 0.5" for n in range(4)}
+    assert ran["late"].status == "Canceled"
+    doubled = ml.jobs.get(ran["doubled"].name)
+    assert (doubled.compute, doubled.resources.instance_count) == ("cpu", 2)
+
+
+def test_a_pipeline_component_is_a_job_of_its_own_and_bounds_are_checked(
+    azure: LocalAzure, ml: MLClient, tmp_path: Path
+) -> None:
+    @pipeline(name="shouting", version="2")
+    def shouting(text: str) -> dict[str, Any]:
+        return {"loud": UPPER(folder=WRITE(text=text).outputs.out).outputs.out}
+
+    component = ml.components.create_or_update(shouting)
+    (tmp_path / "job.yml").write_text(f"""
+type: pipeline
+component: azureml:{component.name}:{component.version}
+settings: {{default_compute: azureml:cpu}}
+inputs: {{text: as a whole}}
+outputs: {{loud: {{type: uri_folder}}}}
+""")
+    name = submit(ml, load_job(tmp_path / "job.yml"))
+    completed(ml, name)
+    assert read(azure, ml, name, "loud", tmp_path) == "AS A WHOLE\n"
+    ml.jobs.download(name, download_path=tmp_path)
+    assert "Finishing experiment" in (tmp_path / "artifacts" / "logs" / "azureml" / "executionlogs.txt").read_text()
+
+
+def test_a_step_s_run_in_mlflow_lies_below_the_pipeline_s(azure: LocalAzure, ml: MLClient) -> None:
+    @pipeline(default_compute="cpu")
+    def one() -> None:
+        step("show", "echo $MLFLOW_RUN_ID", outputs={"out": FOLDER})()
+
+    name = submit(ml, one())
+    completed(ml, name)
+    own = log(azure, children(ml, name)["show"].name).strip()
+    url = f"{azure.environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/runs/get"
+    run = requests.get(url, params={"run_id": own}, timeout=30).json()["run"]
+    parent = next(tag["value"] for tag in run["data"]["tags"] if tag["key"] == "mlflow.parentRunId")
+    above = requests.get(url, params={"run_id": parent}, timeout=30).json()["run"]
+    assert (run["info"]["status"], above["info"]["status"]) == ("FINISHED", "FINISHED")
+    assert above["info"]["run_name"] == name
+
+
 def until(check: Callable[[], bool], limit: float = 60) -> None:
     deadline = time.monotonic() + limit
     while not check():
@@ -321,3 +392,23 @@ def restarted(ml: MLClient, name: str) -> bool:
         return status(ml, name) == "Running"
     except HttpResponseError:
         return False
+
+
+def test_a_pipeline_that_was_to_be_cancelled_when_all_stopped_is_cancelled_with_its_steps(
+    azure: LocalAzure, ml: MLClient
+) -> None:
+    @pipeline(default_compute="cpu")
+    def outer() -> None:
+        step("long", "sleep 60", outputs={"out": FOLDER})()
+
+    name = submit(ml, outer())
+    until(lambda: [child.status for child in children(ml, name).values()] == ["Running"])
+    run_emulator(azure.home, "down")
+    store = Store(azure.home / "resources.db")
+    job = next(iter(store.find(f"%/jobs/{name}")))
+    job.properties["status"] = "CancelRequested"  # as a kill leaves it that comes before the steps were told
+    store.save(job)
+    store.close()
+    run_emulator(azure.home, "up")
+    until(lambda: status(ml, name) == "Canceled")
+    until(lambda: [child.status for child in children(ml, name).values()] == ["Canceled"])
