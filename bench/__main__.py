@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .measure import Measure, table
 
-NAMES = ("loop",)
+NAMES = ("loop", "emulator")
 
 
 def main() -> int:

@@ -134,7 +134,7 @@ def _kill_leftovers(home: Home, state: State | None) -> bool:
     killed = [processes.kill_leftover(identity) for identity in (state.supervisor, *state.processes.values())]
     if home.database.exists():
         store = Store(home.database)
-        for resource in store.find(f"{home.project.workspace_id}/%"):  # a job has one, a deployment one an instance
+        for resource in store.started():  # a job has one or several, a deployment one an instance
             left = [resource.internal.get("process"), *resource.internal.get("processes", [])]
             killed += [processes.kill_leftover(identity) for identity in left]
         store.close()

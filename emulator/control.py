@@ -39,11 +39,13 @@ from .arm import (  # noqa: F401 - importing registers their routes
     serverless_endpoints,
     workspaces,
 )
+from .arm import faults as fault_routes  # noqa: F401
 from .arm import jobs as job_routes  # noqa: F401
 from .blob_events import BlobWatcher
 from .config import ACCOUNT_KEY, BLOB_HOST, HOST, Home, State, load_project
 from .deployments import Deployments
 from .environment import urls
+from .faults import Faults, faulty_connections
 from .identity import Authority, identity_app
 from .inference import Inference
 from .jobs import Jobs
@@ -78,7 +80,10 @@ class Control:
         upstream = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or ""
         ours = upstream.rstrip("/") == self.urls["proxy"]  # `up` in a shell that has this local Azure's variables
         self.proxy = Proxy({BLOB_HOST: state.ports["blob"]}, "" if ours else upstream)
-        self.events = eventgrid.EventGrid(home.path / "events.db", copies=event_copies)
+        self.faults = Faults()
+        if event_copies > 1:
+            self.faults.add({"kind": "event", "copies": event_copies})
+        self.events = eventgrid.EventGrid(home.path / "events.db", self.faults)
         self.ready = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -180,9 +185,10 @@ class Server(uvicorn.Server):
         yield
 
 
-def _server(app: Starlette, port: int, certificates: Path | None = None) -> Server:
+def _server(app: Starlette, port: int, faults: Faults, certificates: Path | None = None) -> Server:
     config = uvicorn.Config(
         app,
+        http=faulty_connections(faults),
         host=HOST,
         port=port,
         log_level="warning",
@@ -203,8 +209,8 @@ async def serve(home: Home, state: State, event_copies: int = 1) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     servers = [
-        _server(identity_app(control.authority, state.identity_header), state.ports["identity"]),
-        _server(control_app(control), state.ports["arm"], home.path / "certificates"),
+        _server(identity_app(control.authority, state.identity_header), state.ports["identity"], control.faults),
+        _server(control_app(control), state.ports["arm"], control.faults, home.path / "certificates"),
     ]
     tasks = [asyncio.create_task(server.serve()) for server in servers]
     await control.proxy.start(state.ports["proxy"])

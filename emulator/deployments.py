@@ -188,7 +188,7 @@ class Deployments:
         def given_up(instance: Instance) -> None:
             server.drop(instance)
             if not server.instances and self.server(id) is server:
-                self.set_state(id, "Failed")  # Guess: the service may leave the state of a deployment that once served
+                self.set_state(id, "Failed")  # Guess: a deployment that served and then crashes for good becomes Failed
 
         return Instance(
             container,

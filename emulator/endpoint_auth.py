@@ -10,8 +10,8 @@ from .identity import ML_AUDIENCES, Authority
 from .store import Json, Resource
 
 AUTH_MODES = {"key": "Key", "amltoken": "AMLToken", "aadtoken": "AADToken"}
-TOKEN_ISSUER = "azureml"  # noqa: S105 - no password  # Guess: of this name; what matters is that it is not Entra
-TOKEN_LIFETIME = 12 * 3600  # seconds  # Guess: of the length
+TOKEN_ISSUER = "azureml"  # noqa: S105 - no password
+TOKEN_LIFETIME = 12 * 3600  # seconds  # Guess: an aml_token is valid for 12 hours
 REFRESH_AFTER = TOKEN_LIFETIME - 3600
 
 

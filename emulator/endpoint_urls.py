@@ -8,8 +8,9 @@ SCORE = "/score"
 def scoring_path(store: Store, endpoint: Resource) -> str:
     """The path below the endpoint's address: the scoring route of the container that gets traffic, else /score.
 
-    Guess: for an endpoint whose deployments have different routes; the service shows one address for all of them.
+    The service shows one address for all deployments; a request to it reaches each at the same path.
     """
+    # Guess: with different scoring routes, the address shows the one of the deployment with the most traffic
     traffic = endpoint.properties.get("traffic") or {}
     names = sorted((name for name in traffic if int(traffic[name])), key=lambda name: -int(traffic[name]))
     for name in names:

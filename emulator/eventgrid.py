@@ -1,4 +1,4 @@
-"""A local Event Grid: subscriptions of webhooks, durable at-least-once delivery, retries and dead letters."""
+"""A local Event Grid: takes events, delivers each at least once to the webhooks that want it, retries, dead letters."""
 
 import asyncio
 import contextlib
@@ -6,110 +6,47 @@ import heapq
 import inspect
 import json
 import logging
-import sqlite3
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
 
-import aiohttp
-
-from .event_envelopes import (
-    Event,
-    blob_created,
-    cloud_event,
-    run_completed,
-    run_status_changed,
-    timestamp,
-    validation_event,
-)
-from .event_retries import RETRY_SECONDS, SUCCESSES, after_attempt, in_words
+from .event_envelopes import Event, blob_created, run_completed, run_status_changed, timestamp
+from .event_retries import RETRY_SECONDS, after_attempt, in_words
+from .event_store import Delivery, EventStore
+from .event_subscriptions import Schema, Subscription
+from .event_webhooks import HandshakeError, Webhooks
+from .faults import Faults
 
 __all__ = ["Event", "EventGrid", "HandshakeError", "blob_created", "run_completed", "run_status_changed"]
 
 log = logging.getLogger(__name__)
 
 DeadLetter = Path | Callable[[Event], Awaitable[None] | None]
-Schema = Literal["EventGridSchema", "CloudEventSchemaV1_0"]
 
-# How long Event Grid waits for an answer.
-RESPONSE_SECONDS = 30
 CONCURRENT_DELIVERIES = 8
 HANDSHAKE_PAUSE_SECONDS = 0.2
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS subscriptions (name TEXT PRIMARY KEY, settings TEXT NOT NULL, validated INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS deliveries (
-    id INTEGER PRIMARY KEY, subscription TEXT NOT NULL, event TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL, published REAL NOT NULL);
-"""
-
-
-class HandshakeError(Exception):
-    """The webhook answered, but refused the validation handshake; the message says how."""
-
-
-@dataclass(frozen=True)
-class Subscription:
-    """Which events go to which webhook."""
-
-    name: str
-    topic: str
-    endpoint_url: str
-    event_types: tuple[str, ...]
-    subject_begins_with: str
-    subject_ends_with: str
-    schema: Schema
-    max_delivery_attempts: int
-
-    def wants(self, topic: str, event: Event) -> bool:
-        """Filters compare without case, as Event Grid does unless told otherwise; no types means all."""
-        subject = str(event["subject"]).lower()
-        return (
-            topic.lower() == self.topic.lower()
-            and (not self.event_types or event["eventType"] in self.event_types)
-            and subject.startswith(self.subject_begins_with.lower())
-            and subject.endswith(self.subject_ends_with.lower())
-        )
 
 
 class EventGrid:
     """Takes events, keeps them in SQLite until each subscriber has them, and survives restarts.
 
     It delivers from the first ``subscribe`` on. ``time_scale`` multiplies the waits between attempts (0.01 makes
-    10 s into 0.1 s). ``copies`` and ``drop`` are faults for tests and may be changed at any time: every event is
-    queued that many times; one for which ``drop(event)`` is true is lost.
+    10 s into 0.1 s); the delays of ``faults`` are as they were asked for.
     """
 
-    def __init__(self, database: Path, time_scale: float = 1.0, copies: int = 1) -> None:
-        self.copies = copies
-        self.drop: Callable[[Event], bool] | None = None
+    def __init__(self, database: Path, faults: Faults, time_scale: float = 1.0) -> None:
+        self._faults = faults
         self._time_scale = time_scale
-        self._db = sqlite3.connect(database, isolation_level=None)
-        # WAL with NORMAL survives the end of the process at any point; only a power cut may lose the last moment.
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_TABLES)
-        self._subscriptions: dict[str, Subscription] = {}
-        self._validated: set[str] = set()
-        for settings, validated in self._db.execute("SELECT settings, validated FROM subscriptions"):
-            saved = json.loads(settings)
-            subscription = Subscription(**{**saved, "event_types": tuple(saved["event_types"])})
-            self._subscriptions[subscription.name] = subscription
-            if validated:
-                self._validated.add(subscription.name)
+        self._store = EventStore(database)
+        self._webhooks = Webhooks(faults)
+        saved = self._store.subscriptions()
+        self._subscriptions: dict[str, Subscription] = {subscription.name: subscription for subscription, _ in saved}
+        self._validated = {subscription.name for subscription, agreed in saved if agreed}
         self._dead_letters: dict[str, DeadLetter] = {}
-        # Deliveries by due time (wall clock: a restart or a sleeping laptop must not postpone them).
-        self._queue: list[tuple[float, int]] = self._db.execute(
-            "SELECT due, id FROM deliveries ORDER BY due"
-        ).fetchall()
+        self._queue: list[tuple[float, int]] = self._store.waiting()
         self._changed = asyncio.Event()
         self._free = asyncio.Semaphore(CONCURRENT_DELIVERIES)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._session: aiohttp.ClientSession | None = None
         self._dispatcher: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -118,9 +55,8 @@ class EventGrid:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-        self._db.close()
+        await self._webhooks.close()
+        self._store.close()
 
     async def subscribe(
         self,
@@ -147,13 +83,12 @@ class EventGrid:
         self._subscriptions[name] = new
         if dead_letter is not None:
             self._dead_letters[name] = dead_letter
-        self._save(new)
-        while True:
-            if await self._handshake(new):
-                break
+        self._store.save_subscription(new, name in self._validated)
+        self._dispatcher = self._dispatcher or asyncio.create_task(self._dispatch())
+        while not await self._webhooks.agree(new):
             await asyncio.sleep(HANDSHAKE_PAUSE_SECONDS)
         self._validated.add(name)
-        self._save(new)
+        self._store.save_subscription(new, True)
         self._changed.set()
         log.info("event=subscribed subscription=%s schema=%s", name, schema)
 
@@ -162,9 +97,7 @@ class EventGrid:
         for name in set(self._subscriptions) - names:
             del self._subscriptions[name]
             self._validated.discard(name)
-            with self._db:
-                self._db.execute("DELETE FROM subscriptions WHERE name = ?", (name,))
-                self._db.execute("DELETE FROM deliveries WHERE subscription = ?", (name,))
+            self._store.delete_subscription(name)
             log.info("event=unsubscribed subscription=%s", name)
 
     async def publish(self, topic: str, events: Iterable[Event]) -> None:
@@ -173,63 +106,20 @@ class EventGrid:
         ``topic`` is any name that publisher and subscriptions agree on; the envelopes carry their own.
         """
         now = time.time()
-        with self._db:
-            self._db.execute("BEGIN")
-            for event in events:
-                if self.drop is not None and self.drop(event):
-                    log.info("event=dropped id=%s", event["id"])
-                    continue
-                for to in self._subscriptions.values():
-                    for _ in range(self.copies if to.wants(topic, event) else 0):
-                        row = self._db.execute(
-                            "INSERT INTO deliveries (subscription, event, due, published) VALUES (?, ?, ?, ?)",
-                            (to.name, json.dumps(event), now, now),
-                        ).lastrowid
-                        heapq.heappush(self._queue, (now, row or 0))
+        deliveries = (
+            (to.name, event, due)
+            for event in events
+            for to in self._subscriptions.values()
+            if to.wants(topic, event)
+            for due in self._faults.moments(to.name, event, now)
+        )
+        for entry in self._store.add(deliveries, now):
+            heapq.heappush(self._queue, entry)
         self._changed.set()
-
-    @property
-    def _http(self) -> aiohttp.ClientSession:
-        """The client; made, with the dispatcher, once there is an event loop."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=RESPONSE_SECONDS))
-            self._dispatcher = asyncio.create_task(self._dispatch())
-        return self._session
 
     def pending(self) -> int:
         """How many deliveries are not done yet, those that wait for a retry included."""
-        return int(self._db.execute("SELECT count(*) FROM deliveries").fetchone()[0])
-
-    def _save(self, subscription: Subscription) -> None:
-        validated = subscription.name in self._validated
-        row = (subscription.name, json.dumps(asdict(subscription)), validated)
-        self._db.execute("INSERT OR REPLACE INTO subscriptions VALUES (?, ?, ?)", row)
-
-    async def _handshake(self, to: Subscription) -> bool:
-        """Ask once: True when the webhook agreed, False when it is not up yet. Raises HandshakeError."""
-        try:
-            if to.schema == "CloudEventSchemaV1_0":
-                origin = {"WebHook-Request-Origin": "eventgrid.azure.net"}
-                async with self._http.options(to.endpoint_url, headers=origin) as response:
-                    allowed = response.headers.get("WebHook-Allowed-Origin", "")
-                    agreed = allowed in ("*", "eventgrid.azure.net")
-            else:
-                code = str(uuid.uuid4())
-                event = validation_event(to.topic, code)
-                headers = _headers(to, "SubscriptionValidation", event, 0)
-                body = json.dumps([event])
-                async with self._http.post(to.endpoint_url, data=body, headers=headers) as response:
-                    agreed = _echoed(await response.text()) == code
-        except (aiohttp.ClientError, TimeoutError):
-            return False
-        if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return False
-        if response.status not in SUCCESSES or not agreed:
-            raise HandshakeError(
-                f"The webhook of the event subscription {to.name!r} refused the validation handshake with status"
-                f" {response.status}; check its function name and its key."
-            )
-        return True
+        return self._store.pending()
 
     async def _dispatch(self) -> None:
         """Start what is due, earliest first, a few at a time."""
@@ -239,10 +129,10 @@ class EventGrid:
             while self._queue and self._queue[0][0] <= time.time():
                 await self._free.acquire()
                 entry = heapq.heappop(self._queue)
-                found = self._db.execute("SELECT subscription FROM deliveries WHERE id = ?", entry[1:]).fetchone()
-                if found is None or found[0] not in self._validated:
+                recipient = self._store.recipient(entry[1])
+                if recipient not in self._validated:
                     self._free.release()
-                    parked += [entry] if found else []
+                    parked += [entry] if recipient else []
                     continue
                 task = asyncio.create_task(self._attempt(entry[1]))
                 self._tasks.add(task)
@@ -253,61 +143,49 @@ class EventGrid:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), wait)
 
-    async def _attempt(self, row: int) -> None:
-        """POST one event once, as a batch of one, and settle its row."""
+    async def _attempt(self, id: int) -> None:
+        """Try one delivery once, and settle it."""
         try:
-            found = self._db.execute(
-                "SELECT subscription, event, attempts, published FROM deliveries WHERE id = ?", (row,)
-            ).fetchone()
-            if found is None:  # its subscription was deleted
+            delivery = self._store.delivery(id)
+            if delivery is None:  # its subscription was deleted
                 return
-            name, text, attempts, published = found
-            to, event = self._subscriptions[name], json.loads(text)
-            outcome: int | str
-            try:
-                body = json.dumps([event] if to.schema == "EventGridSchema" else cloud_event(event))
-                headers = _headers(to, "Notification", event, attempts)
-                async with self._http.post(to.endpoint_url, data=body, headers=headers) as response:
-                    outcome = response.status
-            except TimeoutError:
-                outcome = "TimedOut"
-            except aiohttp.ClientError:
-                outcome = "ConnectionFailed"
-            log.info("event=delivery subscription=%s id=%s try=%d outcome=%s", name, event["id"], attempts, outcome)
-            await self._settle(row, to, event, attempts + 1, published, outcome)
+            to, event = self._subscriptions[delivery.subscription], delivery.event
+            outcome = await self._webhooks.deliver(to, event, delivery.attempts)
+            log.info(
+                "event=delivery subscription=%s id=%s try=%d outcome=%s",
+                to.name, event["id"], delivery.attempts, outcome,
+            )  # fmt: skip
+            await self._settle(delivery, to, outcome)
         except Exception:  # the edge of the task: a broken dead-letter function must not lose the event
-            log.exception("event=delivery row=%d outcome=broken", row)
-            heapq.heappush(self._queue, (time.time() + self._time_scale * RETRY_SECONDS[0], row))
+            log.exception("event=delivery row=%d outcome=broken", id)
+            heapq.heappush(self._queue, (time.time() + self._time_scale * RETRY_SECONDS[0], id))
             self._changed.set()
         finally:
             self._free.release()
 
-    async def _settle(
-        self, row: int, to: Subscription, event: Event, attempts: int, published: float, outcome: int | str
-    ) -> None:
+    async def _settle(self, delivery: Delivery, to: Subscription, outcome: int | str) -> None:
         now = time.time()
-        age = (now - published) / self._time_scale
+        attempts = delivery.attempts + 1
+        age = (now - delivery.published) / self._time_scale
         follows = after_attempt(outcome, attempts, age, to.max_delivery_attempts)
         if isinstance(follows, int | float):
             due = now + follows * self._time_scale
-            self._db.execute("UPDATE deliveries SET attempts = ?, due = ? WHERE id = ?", (attempts, due, row))
-            heapq.heappush(self._queue, (due, row))
+            self._store.postpone(delivery.id, attempts, due)
+            heapq.heappush(self._queue, (due, delivery.id))
             self._changed.set()
             return
         if follows is not None:
-            await self._bury(to, event, follows, attempts, published, outcome)
-        self._db.execute("DELETE FROM deliveries WHERE id = ?", (row,))
+            await self._bury(delivery, to, follows, outcome)
+        self._store.remove(delivery.id)
 
-    async def _bury(
-        self, to: Subscription, event: Event, reason: str, attempts: int, published: float, outcome: int | str
-    ) -> None:
-        log.warning("event=dead-letter subscription=%s id=%s reason=%s", to.name, event["id"], reason)
+    async def _bury(self, delivery: Delivery, to: Subscription, reason: str, outcome: int | str) -> None:
+        log.warning("event=dead-letter subscription=%s id=%s reason=%s", to.name, delivery.event["id"], reason)
         letter = {
-            **event,
+            **delivery.event,
             "deadLetterReason": reason,
-            "deliveryAttempts": attempts,
+            "deliveryAttempts": delivery.attempts + 1,
             "lastDeliveryOutcome": in_words(outcome),
-            "publishTime": timestamp(published),
+            "publishTime": timestamp(delivery.published),
             "lastDeliveryAttemptTime": timestamp(),
         }
         match self._dead_letters.get(to.name):
@@ -320,22 +198,3 @@ class EventGrid:
                 result = take(letter)
                 if inspect.isawaitable(result):
                     await result
-
-
-def _headers(to: Subscription, kind: str, event: Event, attempts: int) -> dict[str, str]:
-    content = "application/json" if to.schema == "EventGridSchema" else "application/cloudevents+json"
-    return {
-        "Content-Type": f"{content}; charset=utf-8",
-        "aeg-event-type": kind,
-        "aeg-subscription-name": to.name.upper(),  # Azure sends it in capitals
-        "aeg-delivery-count": str(attempts),
-        "aeg-data-version": event["dataVersion"],
-        "aeg-metadata-version": event["metadataVersion"],
-    }
-
-
-def _echoed(body: str) -> str | None:
-    try:
-        return str(json.loads(body)["validationResponse"])
-    except (ValueError, LookupError, TypeError):
-        return None

@@ -100,7 +100,7 @@ class Forwarder:
             if server is None or server is tried:
                 raise _unavailable(deployment, "it is not serving at the moment")
             try:
-                # Guess: 0, which the service shows, lets a queued request wait as long as it may take altogether
+                # Guess: a maxQueueWait of 0, which the service shows, lets a request wait until its request timeout
                 return server, await server.take(places, queue_wait or timeout)
             except NotServing:
                 tried = server
@@ -144,7 +144,7 @@ class Forwarder:
         if status >= 300:
             # Azure answers 424 for whatever the container refused, and tells its status in a header.
             headers["ms-azureml-model-error-statuscode"] = str(status)
-            headers["ms-azureml-model-error-reason"] = "model_error"  # Guess: of the word
+            headers["ms-azureml-model-error-reason"] = "model_error"  # Guess: this word for every refusal of a model
             status = 424
 
         async def body() -> AsyncIterator[bytes]:

@@ -33,7 +33,7 @@ class Inference:
             self._authorize(endpoint, request)
             wanted = request.headers.get("azureml-model-deployment")
             deployment = self._deployment(endpoint, wanted or self._by_traffic(endpoint))
-            path = request.path_params["path"]
+            path = request.scope["raw_path"].decode("ascii").split("/", 3)[3]  # as it was sent: %2F is no /
             if wanted is None:
                 await self._mirror(endpoint, request, path)
             return await self.forward(request, deployment, path)

@@ -6,6 +6,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arm.asset_containers import add_version
+from .arm.asset_kinds import BASE
+from .arm.data import DATA
+from .arm.models import MODELS
 from .job_status import artifact_location
 from .references import CONTENT, MODEL_TYPES
 from .storage import UriError
@@ -91,29 +95,32 @@ class JobOutputs:
                 continue  # Guess: an output that is a model and was given no name is not registered
             asset = str(given or asset_name(self._job.name, name))
             asked = self._job.internal.get("asset_versions", {}).get(name)
-            number = self._control.store.highest_number(self._versions(kind, asset)) + 1 if given else 1
+            number = self._control.store.highest_number(f"{self._asset(kind, asset)}/versions") + 1 if given else 1
             assets[name] = {"kind": kind, "name": asset, "version": str(asked or number)}
         return assets
 
     def register(self, assets: Json) -> None:
         """Put what ``assets`` says into the workspace; doing it twice is doing it once."""
+        references = self._control.references
         for name, asset in assets.items():
-            output, kind = self._given[name], asset["kind"]
+            output, model = self._given[name], asset["kind"] == "models"
+            kind, groups = (MODELS, "resourceGroups") if model else (DATA, "resourcegroups")
+            uri = references.long_uri(references.locate(output["uri"]), groups)
             type = {"modelType": output["jobOutputType"], "flavors": {}, "jobName": self._job.name}
             properties = {
+                **BASE,
                 "description": output.get("description"),
-                "tags": {},
-                "properties": {},
-                "isArchived": False,
                 "isAnonymous": not output.get("assetName"),
-                CONTENT[kind]: output["uri"],
-                **(type if kind == "models" else {"dataType": output["jobOutputType"]}),
+                CONTENT[asset["kind"]]: uri,
+                **(type if model else {"dataType": output["jobOutputType"]}),
             }
-            id = f"{self._versions(kind, asset['name'])}/{asset['version']}"
-            self._control.store.put(id, {"properties": properties})
+            with self._control.store.transaction():
+                add_version(
+                    self._control.store, kind, self._asset(asset["kind"], asset["name"]), asset["version"], properties
+                )
 
-    def _versions(self, kind: str, name: str) -> str:
-        return f"{self._control.home.project.workspace_id}/{kind}/{name}/versions"
+    def _asset(self, kind: str, name: str) -> str:
+        return f"{self._control.home.project.workspace_id}/{kind}/{name}"
 
 
 async def forget(folder: Path) -> None:

@@ -39,6 +39,7 @@ class Jobs:
         self.control = control
         self.nodes = Nodes(control.store)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cleared: asyncio.Task[Any] | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, id: str) -> asyncio.Lock:
@@ -54,17 +55,14 @@ class Jobs:
 
     def resume(self) -> None:
         """Start again what an earlier emulator left unfinished, as Azure does after a node was lost."""
-        for job in self.control.store.find(f"{self.control.home.project.workspace_id}/jobs/%", UNFINISHED):
-            self._start(job.id, self._restart(job))
-
-    async def _restart(self, job: Resource) -> None:
-        for identity in job.internal.get("processes", []):
-            await asyncio.to_thread(processes.kill_leftover, identity)
-        if job.properties["status"] == "CancelRequested" or self._parent_canceled(job):
-            await self._finish(job.id, "Canceled")
-            return
-        log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
-        await self._run(job.id)
+        unfinished = list(self.control.store.find(f"{self.control.home.project.workspace_id}/jobs/%", UNFINISHED))
+        left = [identity for job in unfinished for identity in job.internal.get("processes", [])]
+        # All wait for the end of what is left, and then queue in the order in which they were submitted.
+        self._cleared = asyncio.create_task(asyncio.to_thread(lambda: list(map(processes.kill_leftover, left))))
+        for job in unfinished:
+            if job.properties["status"] != "CancelRequested":
+                log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
+            self._start(job.id, self._run(job.id, self._cleared))
 
     def _parent_canceled(self, job: Resource) -> bool:
         """Whether a job above this one was to be cancelled when the local Azure was stopped."""
@@ -105,9 +103,14 @@ class Jobs:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _run(self, id: str) -> None:
+    async def _run(self, id: str, cleared: "asyncio.Task[Any] | None" = None) -> None:
         job = self.job(id)
         try:
+            if cleared:
+                await asyncio.shield(cleared)
+            if self.job(id).properties["status"] == "CancelRequested" or self._parent_canceled(job):
+                await self._finish(id, "Canceled")
+                return
             while True:
                 self.set_status(id, "Queued")
                 try:

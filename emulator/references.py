@@ -50,6 +50,23 @@ class References:
             current = following
         raise UriError(f"'{uri}' leads in circles.")
 
+    def long_uri(self, location: Location, groups: str = "resourcegroups") -> str:
+        """The ``azureml://subscriptions/…`` form of a place in a datastore; its URL when it is in none.
+
+        ``groups``: how the service writes this segment; it differs between models and data.
+        """
+        project = self._control.home.project
+        for store in self._control.store.children(f"{project.workspace_id}/datastores"):
+            if (store.properties.get("accountName"), store.properties.get("containerName")) == (
+                ACCOUNT,
+                location.container,
+            ):
+                return (
+                    f"azureml://subscriptions/{project.subscription}/{groups}/{project.resource_group}"
+                    f"/workspaces/{project.workspace}/datastores/{store.name}/paths/{location.path}"
+                )
+        return self._control.storage.address(location)
+
     def _follow(self, uri: str, type: str) -> str:
         """One step of ``resolve``: the same URI when it is of storage already."""
         if uri.lower().startswith("azureml://registries/"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from .instances import Instance
 from .store import Json
 
-# Guess: of "2 x": the service's table of status codes names it as the number of requests that are taken at once.
+# The service takes 2 x max_concurrent_requests_per_instance x instance_count requests at once, its documentation says.
 PENDING_FACTOR = 2
 
 

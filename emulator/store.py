@@ -68,7 +68,11 @@ class Resource:
 
 
 class Store:
-    """All resources and long-running operations. One connection, used from one thread: SQLite in WAL mode."""
+    """All resources and long-running operations. One connection, used from one thread: SQLite in WAL mode.
+
+    With ``synchronous=NORMAL`` what was written outlives the process, however it ends (kill -9 too); only a power cut
+    may take the last moment.
+    """
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
@@ -173,6 +177,15 @@ class Store:
         chosen = f" AND state IN ({', '.join('?' * len(states))})" if states else ""
         query = f"SELECT {COLUMNS} FROM resources WHERE id LIKE ?{chosen} ORDER BY sequence"  # noqa: S608 - constants
         for row in self._db.execute(query, (pattern, *states)).fetchall():
+            yield _resource(row)
+
+    def started(self) -> Iterator[Resource]:
+        """The resources for which processes were started that are not known to have ended."""
+        query = (
+            f"SELECT {COLUMNS} FROM resources WHERE json_extract(internal, '$.process') IS NOT NULL"  # noqa: S608
+            " OR json_array_length(internal, '$.processes') > 0"
+        )
+        for row in self._db.execute(query).fetchall():
             yield _resource(row)
 
     def start_operation(self, id: str, resource: str) -> None:

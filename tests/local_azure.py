@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient
 
 from demo import watch
+from tests import faults
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,6 +57,10 @@ class LocalAzure:
         except ResourceNotFoundError:
             return False
         return True
+
+    def faults(self, **wanted: Any) -> AbstractContextManager[faults.Injected]:
+        """``with azure.faults(method="PUT", path="*/jobs/*", status=503, times=2): …``"""
+        return faults.faults(self.environment, **wanted)
 
     def log(self, part: str) -> str:
         return (self.home / "logs" / f"{part}.log").read_text(encoding="utf-8", errors="replace")

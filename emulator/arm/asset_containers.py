@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from ..store import Json, Resource
+from ..store import Json, Resource, Store
 from .asset_kinds import Kind
 from .routing import Call
 
@@ -32,24 +32,31 @@ def shown_container(kind: Kind, container: Resource) -> Resource:
 
 def newest_version(call: Call, kind: Kind) -> Resource | None:
     """The version created last of those that are not archived."""
-    versions = container_id(call, kind) + "/versions"
-    found = call.control.store.select(versions, archived=False, newest_first=True, limit=1)
+    return _newest(call.control.store, container_id(call, kind))
+
+
+def _newest(store: Store, container: str) -> Resource | None:
+    found = store.select(f"{container}/versions", archived=False, newest_first=True, limit=1)
     return found[0] if found else None
 
 
 def put_version(call: Call, kind: Kind, properties: Json) -> Resource:
     """Store a version and what depends on it."""
-    store = call.control.store
-    with store.transaction():
-        version = store.put(call.id(kind.plural + "/{name}/versions/{version}"), {"properties": properties})
-        if kind.container is not None and not (kind.plural == "components" and properties["isAnonymous"]):
-            _update_container(call, kind, version)
+    with call.control.store.transaction():
+        version = add_version(call.control.store, kind, container_id(call, kind), call.params["version"], properties)
         kind.index(call, version)
     return version
 
 
-def _update_container(call: Call, kind: Kind, version: Resource) -> None:
-    store, id = call.control.store, container_id(call, kind)
+def add_version(store: Store, kind: Kind, container: str, version: str, properties: Json) -> Resource:
+    """Store a version in the container with this id, which may be new, and bring the container up to date."""
+    added = store.put(f"{container}/versions/{version}", {"properties": properties})
+    if kind.container is not None and not (kind.plural == "components" and properties["isAnonymous"]):
+        _update_container(store, kind, container, added)
+    return added
+
+
+def _update_container(store: Store, kind: Kind, id: str, version: Resource) -> None:
     container = store.get(id)
     properties = container.properties if container else {**(kind.container or {}), "isArchived": False}
     # The highest number so far is kept: counting on from it must not read every version.
@@ -61,8 +68,8 @@ def _update_container(call: Call, kind: Kind, version: Resource) -> None:
     else:
         if version.name.isdecimal():
             highest = max(highest, int(version.name))
-        # Guess: when all versions are archived, the latest is the newest of them
-        latest = newest_version(call, kind) or version
+        # Guess: when all versions of an asset are archived, its latest version is the newest of them.
+        latest = _newest(store, id) or version
         properties |= {"latestVersion": latest.name, "nextVersion": str(highest + 1)}
     if "dataType" in version.properties:
         properties["dataType"] = version.properties["dataType"]

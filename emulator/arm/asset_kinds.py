@@ -31,6 +31,7 @@ class Kind:
     plural: str  # the segment of its paths
     singular: str
     needs: tuple[str, ...]  # what the properties must name: at least one of these
+    accepts: tuple[str, ...]  # the properties that a client may give besides those of BASE; others are ignored
     immutable: tuple[str, ...]  # what may not change in a version: properties, or parts of a component's specification
     container: Json | None  # what a container's properties hold before anyone describes it; None: it has none
     normalised: Callable[[Call, Json, Resource | None], Awaitable[Json]] = _as_given  # as the service stores it
@@ -54,14 +55,16 @@ class Kind:
             return ArmError(404, "UserError", "The specified resource was not found.", details=details)
         if self.plural == "components":
             return ArmError(404, "UserError", f"Not found component {name}.", "ComponentNotFound")
-        return not_found(self.singular, f"{name}:{version}" if version else name)  # Guess: the words for other kinds
+        # Guess: the words of the 404 for environments, data and codes; those for models and components are recorded.
+        return not_found(self.singular, f"{name}:{version}" if version else name)
 
     def changed(self, name: str, version: str, field: str) -> ArmError:
         """The refusal to change what a version consists of. 409: the SDK then tries the next version."""
         if self.plural == "environments":
             message = f"Environment {name} with version {version} is already registered and cannot be changed."
         else:
-            message = (  # Guess: the words for kinds other than environments
+            # Guess: the words and the 409 for a changed model, data asset, code or component; environments' are known.
+            message = (
                 f"A {self.singular} with this name and version already exists with another {field}."
                 " Only description, tags and isArchived may change; choose a new version."
             )
@@ -69,8 +72,9 @@ class Kind:
 
 
 def checked(kind: Kind, properties: Json) -> Json:
-    """The properties that a client sent, without nulls. Raises ArmError for what no asset can have."""
-    given = {key: value for key, value in properties.items() if value is not None}
+    """The properties that a client sent, without nulls and unknown ones. Raises ArmError for what no asset can have."""
+    known = {*BASE, "autoDeleteSetting", *kind.accepts}
+    given = {key: value for key, value in properties.items() if value is not None and key in known}
     for key in ("tags", "properties"):
         if not isinstance(given.get(key, {}), dict):
             raise bad_request(f"'{key}' must be an object whose values are text.")
@@ -101,7 +105,8 @@ def checked(kind: Kind, properties: Json) -> Json:
 
 
 def _text(key: str, value: object) -> str:
-    """A tag's or property's value. The service takes numbers and truth values for their text."""  # Guess
+    """A tag's or property's value."""
+    # Guess: the service takes numbers and truth values in tags and properties for their text.
     if isinstance(value, dict | list):
         raise bad_request(f"The values of '{key}' must be text.")
     return value if isinstance(value, str) else str(value)

@@ -25,7 +25,7 @@ def stored_uri(call: Call, uri: str, groups: str = "resourceGroups") -> tuple[st
         if match["output"] == "artifacts":
             return _long(call, artifact_location(job.name, match["path"]), groups), job.name
         try:
-            # Guess: an asset of a job's output keeps the place where the output lies
+            # Guess: a model or data asset of a job's output shows the datastore path where the output lies.
             return _long(call, call.control.locate(uri), groups), job.name
         except UriError as error:
             raise bad_request(str(error)) from None

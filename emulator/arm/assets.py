@@ -16,7 +16,7 @@ from .asset_containers import (
 from .asset_kinds import Kind, checked
 from .codes import CODES, find_by_hash
 from .components import COMPONENTS
-from .data import DATA
+from .data import DATA, check_type
 from .environments import ENVIRONMENTS
 from .errors import bad_request
 from .models import MODELS
@@ -24,7 +24,8 @@ from .routing import WORKSPACE, Call, envelope, listing, page, route, show
 
 KINDS = (CODES, ENVIRONMENTS, MODELS, DATA, COMPONENTS)
 # Labels where a version is expected: the SDK asks for a component's default one.
-LABELS = {"latest": "latest", "azureml_default": "default"}  # Guess: that "latest" is understood there
+# Guess: a GET of versions/latest is understood, as versions/azureml_default is (recorded, components).
+LABELS = {"latest": "latest", "azureml_default": "default"}
 
 
 def _register_containers(kind: Kind) -> None:
@@ -47,7 +48,9 @@ def _register_containers(kind: Kind) -> None:
 
     @route("PUT", collection + "/{name}", f"{kind.plural}: describe, archive, restore the container")
     async def update_container(call: Call) -> Response:
-        given = checked(replace(kind, needs=("dataType",) if kind is DATA else ()), call.properties)
+        given = checked(replace(kind, needs=()), call.properties)
+        if kind is DATA:
+            check_type(given)
         container, created = put_container(call, kind, given)
         return show(call, container, 201 if created else 200)
 

@@ -43,6 +43,7 @@ CODES = Kind(
     plural="codes",
     singular="code",
     needs=("codeUri",),
+    accepts=("codeUri",),
     immutable=("codeUri",),
     container=None,  # codes are asked for by name and version, or by their content
     normalised=_normalised,

@@ -73,6 +73,7 @@ COMPONENTS = Kind(
     plural="components",
     singular="component",
     needs=("componentSpec",),
+    accepts=("componentSpec",),
     immutable=CONTENT,
     container={"description": "", "tags": {}, "properties": {}, "provisioningState": "Succeeded"},
     normalised=_normalised,

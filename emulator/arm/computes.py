@@ -61,7 +61,7 @@ async def put_compute(call: Call) -> Response:
             "disableLocalAuth": bool(properties.get("disableLocalAuth")),
             "resourceId": None,
             "computeLocation": call.body.get("location") or call.control.home.project.location,
-            "createdOn": existing.created if existing else now,
+            "createdOn": existing.properties["createdOn"] if existing else now,
             "modifiedOn": now,
             "provisioningState": "Succeeded",
             "provisioningErrors": None,

@@ -110,8 +110,8 @@ async def list_datastore_secrets(call: Call) -> Response:
     ours = store.properties["datastoreType"] == "AzureBlob" and store.properties["accountName"] == ACCOUNT
     # Guess: of the artefacts' store the key itself is given; azure-ai-ml 1.35 signs the addresses of logs with it.
     if ours and call.body.get("expirableSecret") and store.name != "workspaceartifactstore":
-        sas = call.control.storage.sas(store.properties["containerName"]).partition("?")[2]
-        return JSONResponse({"secretsType": "Sas", "sasToken": sas})
+        # As recorded: of the account, not of the container; the SDK opens the containers of codes with it.
+        return JSONResponse({"secretsType": "Sas", "sasToken": call.control.storage.account_sas()})
     secrets = store.internal.get("secrets")
     if not secrets:
         raise bad_request(f"The datastore '{store.name}' has no credentials; it is reached with the caller's identity.")

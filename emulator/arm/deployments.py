@@ -161,7 +161,7 @@ async def delete_deployment(call: Call) -> Response:
     call.check_state(deployment)
     for kind in ("traffic", "mirrorTraffic"):
         if (endpoint.properties.get(kind) or {}).get(deployment.name):
-            # Guess: of the status, for the service's answer to this is documented nowhere
+            # Guess: deleting a deployment that gets traffic is a 409
             raise ArmError(
                 409, "Conflict", f"The deployment '{deployment.name}' still gets traffic ({kind}); move it away first."
             )

@@ -186,7 +186,7 @@ async def regenerate_keys(call: Call) -> Response:
     if name is None:
         raise bad_request("keyType must be Primary or Secondary.")
     wanted = call.body.get("keyValue")
-    # Guess: of this rule; the SDK sends the key that is to be replaced, and expects another one afterwards
+    # Guess: regenerateKeys takes a keyValue that differs from the present key, and else makes a key of its own
     keep = isinstance(wanted, str) and wanted and wanted != endpoint.internal[name]
     endpoint.internal[name] = wanted if keep else secrets.token_urlsafe(32)
     call.control.store.save(endpoint)

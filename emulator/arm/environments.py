@@ -10,17 +10,25 @@ from .asset_kinds import BASE, Kind
 from .errors import bad_request
 from .routing import Call
 
+CHOICES = {"osType": ("Linux", "Windows"), "autoRebuild": ("Disabled", "OnBaseImageUpdate")}
+
 
 async def _normalised(_: Call, given: Json, __: Resource | None) -> Json:
     if given.get("image") and given.get("build"):
         raise bad_request("An environment is made from an image or from a build context; give one of the two.")
+    for field, values in CHOICES.items():
+        if given.get(field, values[0]) not in values:
+            raise bad_request(f"{field} '{given[field]}' is not known; use {' or '.join(values)}.")
     content: Json = {"condaFile": ""}
     if given.get("condaFile"):
         content["condaFile"] = await _conda_as_json(given["condaFile"])
     if build := given.get("build"):
         if not isinstance(build.get("contextUri"), str):
             raise bad_request("The build context needs 'contextUri'.")
-        content["build"] = {"dockerfilePath": "Dockerfile", **build}
+        content["build"] = {
+            "contextUri": build["contextUri"],
+            "dockerfilePath": str(build.get("dockerfilePath") or "Dockerfile"),
+        }
     anonymous, archived = given.get("isAnonymous", False), given.get("isArchived", False)
     return {
         **BASE,
@@ -37,8 +45,11 @@ async def _normalised(_: Call, given: Json, __: Resource | None) -> Json:
 async def _conda_as_json(text: str) -> str:
     """The service stores the YAML of a conda file as JSON."""
     try:
+        # An alias may stand for so much that its JSON fits nowhere.
+        if any(isinstance(event, yaml.AliasEvent) for event in await asyncio.to_thread(lambda: [*yaml.parse(text)])):
+            raise bad_request("condaFile must not use YAML aliases (*name); write out what they stand for.")
         return json.dumps(await asyncio.to_thread(yaml.safe_load, text), indent=2)
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise bad_request(f"condaFile is not valid YAML: {error}") from None
 
 
@@ -57,6 +68,7 @@ ENVIRONMENTS = Kind(
     plural="environments",
     singular="environment",
     needs=("image", "build"),
+    accepts=("image", "build", "condaFile", "osType", "autoRebuild", "inferenceConfig"),
     immutable=("image", "build", "condaFile", "osType", "inferenceConfig"),
     container={"description": "", "tags": {}, "properties": {}, "provisioningState": "Succeeded"},
     normalised=_normalised,

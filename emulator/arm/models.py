@@ -28,6 +28,10 @@ async def _normalised(call: Call, given: Json, existing: Resource | None) -> Jso
     elif stage in (None, "Archived"):
         stage = "Development"
     flavors = given.get("flavors") or before.get("flavors")
+    if not all(
+        isinstance(flavor, dict) and isinstance(flavor.get("data"), dict) for flavor in (flavors or {}).values()
+    ):
+        raise bad_request("Each flavor must be an object with an object 'data'.")
     if not flavors and kind == "mlflow_model" and existing is None:
         flavors = await _flavors(call, uri)
     return {
@@ -58,14 +62,15 @@ async def _flavors(call: Call, uri: str) -> Json:
 
 
 def _data(settings: Any) -> dict[str, str]:
-    """A flavor's settings as the service keeps them: text."""  # Guess: nested ones are left out
+    """A flavor's settings as the service keeps them: text."""
+    # Guess: of an MLmodel's flavors the service keeps the settings that are no lists or objects.
     rows = settings.items() if isinstance(settings, dict) else ()
     return {str(key): str(value) for key, value in rows if value is not None and not isinstance(value, dict | list)}
 
 
 def _check_version(version: str) -> None:
     if not version.isdecimal() or int(version) < 1:
-        # Guess: the words
+        # Guess: the words with which a model version that is no positive integer is refused.
         raise bad_request(f"Model version '{version}' is invalid: the version of a model must be a positive integer.")
 
 
@@ -73,6 +78,7 @@ MODELS = Kind(
     plural="models",
     singular="model",
     needs=("modelUri",),
+    accepts=("modelUri", "modelType", "flavors", "stage", "jobName", "datasets"),
     immutable=("modelUri", "modelType"),
     container={"description": None, "tags": {}, "properties": {}, "provisioningState": "Succeeded"},
     normalised=_normalised,

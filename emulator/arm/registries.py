@@ -17,7 +17,7 @@ def _check_registry(call: Call) -> Registry:
     """The registry that the path names. Raises ArmError for another than the one that exists."""
     name = call.params["registry"]
     if name.lower() != NAME:
-        # Guess: the words; the service answers 403 UnAuthorizedRegistryAccess for one that others own
+        # Guess: 404 for a registry that does not exist; recorded is 403 UnAuthorizedRegistryAccess for one of others.
         raise ArmError(
             404, "UserError", f"Registry {name} could not be found; the local Azure has '{NAME}'.", "RegistryNotFound"
         )
@@ -116,8 +116,8 @@ def _register(kind: str) -> None:
 
 
 def _missing(kind: str, name: str) -> ArmError:
-    message = f"Could not find {kind} {name} in registry {NAME}."  # Guess: the words
-    return ArmError(404, "UserError", message, "NotFound")
+    # Guess: the words of the 404 for an asset that a registry does not have.
+    return ArmError(404, "UserError", f"Could not find {kind} {name} in registry {NAME}.", "NotFound")
 
 
 def _page(call: Call, values: list[Json]) -> Response:
@@ -133,7 +133,7 @@ def _shown(kind: str, version: Resource) -> Json:
     return {
         "id": version.id,
         "name": version.name,
-        "type": f"Microsoft.MachineLearningServices/registries/{kind}/versions",  # Guess
+        "type": kind,  # as recorded
         **version.body,
         "systemData": _system_data(version.created),
     }
@@ -145,7 +145,7 @@ def _container(kind: str, name: str, versions: list[Resource]) -> Json:
     return {
         "id": f"azureml://registries/{NAME}/{kind}/{name}",
         "name": name,
-        "type": f"Microsoft.MachineLearningServices/registries/{kind}",  # Guess
+        "type": kind,
         "properties": {
             **properties,
             "isArchived": False,

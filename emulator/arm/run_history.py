@@ -129,18 +129,10 @@ async def resolve_uris(call: Call) -> Response:
 
 def _resolved(call: Call, id: str) -> Json:
     try:
-        storage, location = call.control.storage, call.control.references.locate(id)
+        location = call.control.references.locate(id)
     except UriError as error:
         raise bad_request(f"The asset '{id}' cannot be found: {error}", "NotFound") from None
-    for store in call.control.store.children(call.id("datastores")):
-        if store.properties.get("containerName") == location.container:
-            project = call.control.home.project
-            uri = (
-                f"azureml://subscriptions/{project.subscription}/resourcegroups/{project.resource_group}"
-                f"/workspaces/{project.workspace}/datastores/{store.name}/paths/{location.path}"
-            )
-            return {"uri": uri, "type": "UriFolder"}
-    return {"uri": storage.address(location), "type": "UriFolder"}
+    return {"uri": call.control.references.long_uri(location), "type": "UriFolder"}
 
 
 def _outputs(call: Call, job: Resource) -> Json:

@@ -82,7 +82,7 @@ def _model(row: dict[str, Any], version: str) -> Json:
         # Where the weights would lie; the SDK insists on an address of a storage account.
         "modelUri": f"https://{BLOB_HOST}/registry-{NAME}/{row['name']}-{version}/mlflow_model_folder",
         "flavors": {
-            # Guess: of the flavors' settings
+            # Guess: the settings of the flavors of the registry's models.
             "hftransformersv2": {"data": {"task_type": "chat-completion"}},
             "python_function": {"data": {"loader_module": "azureml.evaluate.mlflow.hftransformers"}},
         },
@@ -96,8 +96,6 @@ def _environment(row: dict[str, Any], version: str) -> Json:
         "environmentType": "Curated",
         "image": f"mcr.microsoft.com/azureml/curated/{row['name'].lower()}:{version}",
         "osType": "Linux",
-        "stage": "Development",
-        "provisioningState": "Succeeded",
     }
 
 

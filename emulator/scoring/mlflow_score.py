@@ -12,7 +12,7 @@ from typing import Any
 from azureml_inference_server_http.api.aml_response import AMLResponse
 
 CHAT_TASK = "llm/v1/chat"
-GENERATION_SETTINGS = {"max_new_tokens": 256}  # Guess: of the service's own defaults
+GENERATION_SETTINGS = {"max_new_tokens": 256}  # Guess: of a chat model's default length in MLflow no-code deployments
 
 model: Any = None
 pipeline: Any = None
@@ -33,7 +33,7 @@ def init() -> None:
         raise FileNotFoundError(f"There is no MLmodel file below {folder}: this is no MLflow model.")
     path = str(found.parent)
     flavors = mlflow.models.Model.load(path).flavors
-    if flavors.get("transformers", {}).get("task") == CHAT_TASK:
+    if flavors.get("transformers", {}).get("inference_task") == CHAT_TASK:
         pipeline = mlflow.transformers.load_model(path)
     else:
         model = mlflow.pyfunc.load_model(path)
@@ -45,7 +45,7 @@ def run(raw_data: str) -> Any:
         body = _object(raw_data)
         return _chat(body) if pipeline is not None else _predict(body)
     except BadInput as error:
-        # Guess: of the status; the service's script raises, which its server answers with a bare 500
+        # Guess: a request that an MLflow model cannot read is the model's 400 (the service may say 500)
         return AMLResponse({"message": str(error)}, 400, json_str=True)
 
 
@@ -102,7 +102,7 @@ def _chat(body: dict[str, Any]) -> Any:
         if not conversations or not all(_is_conversation(messages) for messages in conversations):
             raise BadInput("'input_string' must be a list of messages, each with 'role' and 'content'.")
         answers = [_answer(messages, settings) for messages in conversations]
-        return {"output": answers[0] if len(answers) == 1 else answers}  # Guess: of the shape for several
+        return {"output": answers[0] if len(answers) == 1 else answers}  # Guess: several conversations give a list
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadInput('\'input_data\' must be a list of texts, or {"input_string": [messages], "parameters": {…}}.')

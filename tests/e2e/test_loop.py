@@ -225,8 +225,11 @@ def test_a_new_file_replaces_the_model_although_programs_are_killed_on_the_way(
     first = next(r for r in azure.records("support") if r["id"] == live["id"])
     assert first["stage"] == "retired"
     assert sorted(job.name for job in ml.jobs.list() if "support" in job.name) == sorted([live["id"], record["id"]])
-    endpoint = ml.online_endpoints.get(next(iter(ml.online_endpoints.list())).name)
-    assert endpoint.traffic == {"r-" + record["id"].rpartition("-")[2]: 100}
+    name, only = next(iter(ml.online_endpoints.list())).name, {"r-" + record["id"].rpartition("-")[2]: 100}
+    deadline = time.monotonic() + 30  # the old deployment is there until it has been deleted
+    while (traffic := ml.online_endpoints.get(name).traffic) != only and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert traffic == only
     question = record["numbers"]["samples"][0]
     answer = openai.chat.completions.create(
         model="support", messages=question["messages"], temperature=0, max_tokens=64

@@ -68,13 +68,17 @@ class Arm:
     """Resource Manager over plain HTTP: what the SDK cannot send."""
 
     def __init__(self, azure: LocalAzure) -> None:
-        self.url = azure.environment["ARM_CLOUD_METADATA_URL"].split("/metadata")[0]
+        self.url = self.address(azure)
         self.workspace = (
             f"/subscriptions/{azure.environment['AZURE_SUBSCRIPTION_ID']}/resourceGroups/local/providers"
             "/Microsoft.MachineLearningServices/workspaces/local"
         )
         token = DefaultAzureCredential().get_token("https://management.azure.com/.default").token
         self.headers = {"Authorization": f"Bearer {token}"}
+
+    @staticmethod
+    def address(azure: LocalAzure) -> str:
+        return azure.environment["ARM_CLOUD_METADATA_URL"].split("/metadata")[0]
 
     def call(self, method: str, path: str, body: Json | None = None, **query: str) -> requests.Response:
         """``path`` is below the workspace, or starts with "/"."""

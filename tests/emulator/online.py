@@ -29,6 +29,7 @@ if name == "broken":
 sick = os.environ.get("SICK_WHILE", "")
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     def do_GET(self):
         if self.path in ("/live", "/ready"):
             state = open(sick).read() if sick and os.path.exists(sick) else ""

@@ -17,6 +17,7 @@ from azure.ai.ml.entities._assets import Code
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 
+from emulator.store import Store
 from tests.local_azure import LocalAzure
 
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"
@@ -297,6 +298,8 @@ def test_a_model_of_a_jobs_output_knows_its_job_and_its_flavors(ml: MLClient, tm
     assert made.flavors["python_function"] == {"loader_module": "mlflow.transformers", "python_version": "3.11.9"}
     ml.models.download("of-a-job", made.version, download_path=tmp_path / "target")
     assert list((tmp_path / "target").rglob("MLmodel"))
+    folder = ml.data.create_or_update(Data(name="of-a-job", path=path, type="uri_folder"))
+    assert folder.path.endswith("/paths/azureml/trains/trained/")
     with pytest.raises(HttpResponseError, match="no job nowhere"):
         ml.models.create_or_update(model("of-no-job", "azureml://jobs/nowhere/outputs/trained"))
     of_the_run = ml.models.create_or_update(model("of-a-run", "runs:/trains/model", type="mlflow_model"))
@@ -341,6 +344,9 @@ def test_packages_and_sharing_are_refused_with_the_reason(ml: MLClient) -> None:
         ("environments/e/versions/1", {"image": "i", "build": {"contextUri": "u"}}, "one of the two"),
         ("environments/e/versions/1", {"build": {"x": 1}}, "contextUri"),
         ("environments/e/versions/1", {"image": "i", "condaFile": "a: [b"}, "condaFile is not valid YAML"),
+        ("environments/e/versions/1", {"image": "i", "condaFile": "a: &a [b]\nc: [*a, *a]"}, "aliases"),
+        ("environments/e/versions/1", {"image": "i", "osType": "OS/2"}, "OS/2"),
+        ("models/m/versions/1", {"modelUri": STORE, "flavors": {"x": 1}}, "flavor"),
         ("components/c/versions/1", {"componentSpec": {"name": "c"}}, "'type'"),
         ("components/c/versions/1", {"componentSpec": {"type": "command", "inputs": [1]}}, "inputs"),
         ("codes/c/versions/1", {"codeUri": "https://elsewhere.example/x"}, "cannot be read here"),
@@ -352,6 +358,31 @@ def test_bad_assets_are_refused_with_what_to_do(
     answer = call("PUT", path, json={"properties": properties})
     assert answer.status_code == 400
     assert named in answer.json()["error"]["message"]
+
+
+def test_what_the_service_does_not_know_is_not_echoed(call: Callable[..., requests.Response]) -> None:
+    sent = {"image": "i", "colour": "red", "environmentType": "Curated", "tags": {"number": 1}}
+    shown = call("PUT", "environments/plain/versions/1", json={"properties": sent}).json()["properties"]
+    assert "colour" not in shown
+    assert shown["environmentType"] == "UserCreated"
+    assert shown["tags"] == {"number": "1"}
+
+
+def test_a_version_and_its_container_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    store = Store(tmp_path / "resources.db")
+
+    def write_half() -> None:
+        with store.transaction():
+            store.put("/models/m/versions/1", {})
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
+    assert store.get("/models/m/versions/1") is None
+    with store.transaction():
+        store.put("/models/m/versions/1", {})
+    assert store.get("/models/m/versions/1") is not None
+    store.close()
 
 
 def test_bad_queries_are_refused(ml: MLClient, call: Callable[..., requests.Response]) -> None:

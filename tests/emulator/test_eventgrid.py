@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from emulator.event_retries import RETRY_SECONDS, after_attempt
 from emulator.eventgrid import Event, EventGrid, HandshakeError, blob_created, run_completed, run_status_changed
+from emulator.faults import Faults
 
 pytest_plugins = ("host_fixtures",)
 
@@ -78,12 +80,17 @@ Opener = Callable[[], EventGrid]
 
 
 @pytest.fixture
-async def open_grid(tmp_path: Path) -> AsyncIterator[Opener]:
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+async def open_grid(tmp_path: Path, faults: Faults) -> AsyncIterator[Opener]:
     """Opens an Event Grid on the test's database; 10 s between tries become 10 ms."""
     opened: list[EventGrid] = []
 
     def open_one() -> EventGrid:
-        opened.append(EventGrid(tmp_path / "events.db", time_scale=0.001))
+        opened.append(EventGrid(tmp_path / "events.db", faults, time_scale=0.001))
         return opened[-1]
 
     yield open_one
@@ -251,14 +258,73 @@ async def test_what_is_published_is_on_disk_and_outlives_a_restart(
     assert set(webhook.ids) >= {event["id"] for event in events}
 
 
-async def test_copies_and_drops_are_delivered_and_lost(grid: EventGrid, webhook: Webhook) -> None:
+async def test_copies_are_delivered_and_lost_events_are_not(grid: EventGrid, webhook: Webhook, faults: Faults) -> None:
     await grid.subscribe("s", "storage", webhook.url)
-    grid.copies = 3
-    grid.drop = lambda event: "lost" in event["subject"]
+    faults.add({"kind": "event", "copies": 3})
+    faults.add({"kind": "event", "subject": "*LOST*", "lost": True})
     kept = _blob("kept")
     await grid.publish("storage", [kept, _blob("lost")])
     await _until(lambda: grid.pending() == 0, "the deliveries")
     assert webhook.ids == [kept["id"]] * 3
+    assert [fault["hits"] for fault in faults.shown()] == [1, 1]
+
+
+async def test_a_fault_can_be_of_one_subscription(grid: EventGrid, webhook: Webhook, faults: Faults) -> None:
+    for name in ("audit", "train"):
+        await grid.subscribe(name, "storage", webhook.url)
+    faults.add({"kind": "event", "subscription": "audit", "event_type": "microsoft.storage.*", "lost": True})
+    await grid.publish("storage", [_blob()])
+    await _until(lambda: grid.pending() == 0, "the delivery")
+    assert [headers["aeg-subscription-name"] for headers, _ in webhook.received] == ["TRAIN"]
+
+
+async def test_a_delayed_event_is_overtaken_and_waits_on_disk(
+    open_grid: Opener, webhook: Webhook, faults: Faults
+) -> None:
+    grid = open_grid()
+    await grid.subscribe("s", "storage", webhook.url)
+    faults.add({"kind": "event", "subject": "*/late", "delay": 0.5})
+    late, early = _blob("late"), _blob("early")
+    started = time.monotonic()
+    await grid.publish("storage", [late, early])
+    await _until(lambda: webhook.ids == [early["id"]], "the event that is not delayed")
+    await grid.close()
+    again = open_grid()
+    await again.subscribe("s", "storage", webhook.url)
+    await _until(lambda: again.pending() == 0, "the delayed event")
+    assert webhook.ids == [early["id"], late["id"]]
+    assert time.monotonic() - started >= 0.5
+
+
+async def test_reordered_events_all_arrive_in_another_order_and_the_seed_repeats_it(
+    grid: EventGrid, webhook: Webhook, faults: Faults
+) -> None:
+    await grid.subscribe("s", "storage", webhook.url)
+    events = [_blob(str(number)) for number in range(5)]
+    # The five moments of this seed are 87 ms apart at least, more than what a delivery takes.
+    orders = []
+    for _ in range(2):
+        fault = faults.add({"kind": "event", "reorder_within": 0.5, "seed": 84})
+        await grid.publish("storage", events)
+        await _until(lambda: grid.pending() == 0, "the deliveries")
+        orders.append(webhook.ids)
+        webhook.received.clear()
+        faults.remove(fault["id"])
+    assert sorted(orders[0]) == sorted(event["id"] for event in events)
+    assert orders[0] != [event["id"] for event in events]
+    assert orders[0] == orders[1]
+
+
+async def test_event_grid_can_see_a_status_that_the_webhook_did_not_give(
+    grid: EventGrid, webhook: Webhook, faults: Faults
+) -> None:
+    await grid.subscribe("s", "storage", webhook.url)
+    for fault in ({"status": 503, "when": "after"}, {"drop": True}):
+        faults.add({"kind": "webhook", "times": 1, **fault})
+    await grid.publish("storage", [_blob()])
+    await _until(lambda: grid.pending() == 0, "the delivery")
+    # Try 0 met the newer fault and never left; 1 arrived, but Event Grid was told otherwise; so 2 came.
+    assert [headers["aeg-delivery-count"] for headers, _ in webhook.received] == ["1", "2"]
 
 
 async def test_a_thousand_events_arrive_a_few_at_a_time(grid: EventGrid, webhook: Webhook) -> None:

@@ -103,11 +103,11 @@ def arm(azure: LocalAzure) -> Manager:
     return manager
 
 
-def deploy(arm: Manager, name: str, folder: Path, slow: str = "no") -> requests.Response:
+def deploy(arm: Manager, name: str, folder: Path, slow: str = "no", endpoint: str = "house") -> requests.Response:
     variables = {"FOLDER": str(folder), "SLOW": slow}
     environment = f"{arm.id}/environments/server/versions/1"
     body = {"environmentId": environment, "environmentVariables": variables}
-    return arm.call("PUT", f"onlineEndpoints/house/deployments/{name}", body)
+    return arm.call("PUT", f"onlineEndpoints/{endpoint}/deployments/{name}", body)
 
 
 def test_one_job_submitted_by_many_at_once_runs_once(arm: Manager, tmp_path: Path) -> None:
@@ -165,18 +165,23 @@ def test_keys_outside_ascii_are_wrong_keys(arm: Manager) -> None:
     assert answer.status_code == 401
 
 
-def test_a_deployment_that_is_being_created_is_not_started_twice_and_can_be_deleted(
+def test_a_deployment_that_is_being_created_is_not_started_twice_and_ends_with_its_endpoint(
     arm: Manager, tmp_path: Path
 ) -> None:
-    created = deploy(arm, "slow", tmp_path, slow="yes")
+    arm.put("onlineEndpoints/hut", authMode="Key")
+    wait_until(lambda: arm.get("onlineEndpoints/hut")["provisioningState"] == "Succeeded", "the endpoint")
+    created = deploy(arm, "slow", tmp_path, "yes", "hut")
     assert created.status_code == 201
     server = pids(tmp_path)
-    again = deploy(arm, "slow", tmp_path, slow="yes")
-    assert again.status_code == 409
-    assert "in progress" in again.json()["error"]["message"]
-    assert arm.call("DELETE", "onlineEndpoints/house/deployments/slow").status_code == 202
+    for again in (
+        deploy(arm, "slow", tmp_path, "yes", "hut"),
+        arm.call("DELETE", "onlineEndpoints/hut/deployments/slow"),
+    ):
+        assert again.status_code == 409
+        assert "in progress" in again.json()["error"]["message"]
+    assert arm.call("DELETE", "onlineEndpoints/hut").status_code == 202
+    wait_until(lambda: arm.call("GET", "onlineEndpoints/hut").status_code == 404, "the endpoint's end")
     assert not any(map(runs, server))
-    assert arm.call("GET", "onlineEndpoints/house/deployments/slow").status_code == 404
     headers = {"Authorization": f"Bearer {arm.token}"}
     operation = requests.get(created.headers["Azure-AsyncOperation"], headers=headers, timeout=10).json()
     assert operation["status"] == "Failed"
@@ -193,6 +198,7 @@ def test_the_children_of_a_server_that_crashed_end_before_it_is_started_again(ar
     assert not runs(child)
     # Deleting it while it is started again leaves nothing either.
     assert arm.call("DELETE", path).status_code == 202
+    wait_until(lambda: arm.call("GET", path).status_code == 404, "the deployment's end")
     assert not any(map(runs, started_again))
 
 

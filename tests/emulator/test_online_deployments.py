@@ -62,8 +62,10 @@ def test_a_deployment_shows_the_service_s_defaults_for_what_it_was_not_given(
     assert shown.request_settings.request_timeout_ms == 5000
     assert shown.egress_public_network_access == "Enabled"
     assert [deployment.name for deployment in ml.online_deployments.list("depot")] == ["plain"]
-    skus = arm_request(azure, "GET", "onlineEndpoints/depot/deployments/plain/skus").json()["value"]
-    assert skus[0]["capacity"]["default"] == 1
+    # The SDK's client has the operation, its public side does not.
+    client = ml.online_deployments._online_deployment
+    (sku,) = client.list_skus(ml.resource_group_name, ml.workspace_name, "depot", "plain")
+    assert (sku.sku.name, sku.capacity.default, sku.capacity.minimum) == ("Default", 1, 1)
     ml.online_deployments.begin_delete("plain", "depot").result()
     assert list(ml.online_deployments.list("depot")) == []
 

@@ -11,6 +11,7 @@ from azure.ai.ml import Input, MLClient
 from azure.ai.ml._restclient.arm_ml_service import models
 from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import (
+    CommandComponent,
     Environment,
     Model,
     PipelineJob,
@@ -138,7 +139,15 @@ def test_weights_and_writes_are_refused_with_the_reason(registry: MLClient, tmp_
     with pytest.raises(HttpResponseError, match="read-only"):
         registry.models.create_or_update(Model(name="mine", version="1", path=tmp_path / "model.bin"))
     with pytest.raises(HttpResponseError, match="read-only"):
-        registry.environments.create_or_update(Environment(name="mine", version="1", image="python:3.11"))
+        registry.environments.create_or_update(Environment(name="acft-hf-nlp-gpu", image="python:3.11"))
+    with pytest.raises(HttpResponseError, match="read-only"):
+        registry.components.create_or_update(
+            CommandComponent(
+                name="chat_completion_pipeline",
+                command="true",
+                environment="azureml://registries/azureml/environments/sklearn-1.5/versions/10",
+            )
+        )
     with pytest.raises(HttpResponseError, match="read-only"):
         registry.models.archive(PHI, version="15")
     with pytest.raises(HttpResponseError, match="read-only"):

@@ -9,6 +9,7 @@ import pytest
 from emulator.containers import Preparation
 from emulator.storage import Location, Storage, UriError
 from emulator.store import Resource
+from tests.local_azure import LocalAzure
 
 URL = "https://127.0.0.1:20000/devstoreaccount1"
 
@@ -21,6 +22,23 @@ async def test_a_url_of_the_account_is_known_under_any_port(host: str) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
+        "https://devstoreaccount1.blob.core.windows.net/runs/a%20b/c?sv=1&sig=x",
+        "wasbs://runs@devstoreaccount1.blob.core.windows.net/a%20b/c",
+        "azureml://datastores/workspaceartifactstore/paths/a b/c",
+    ],
+)
+async def test_the_accounts_real_name_and_its_datastores_are_known(uri: str) -> None:
+    found = Storage(URL).locate(uri)
+    assert found.path == "a b/c"
+    assert found.container in ("runs", "azureml")
+    assert Storage(URL).owns(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "wasbs://runs@other.blob.core.windows.net/a",
+        "https://other.blob.core.windows.net/runs/a",
         "https://example.org:20000/devstoreaccount1/runs/a",
         "http://127.0.0.1:20000/devstoreaccount1/runs/a",
         "https://127.0.0.1:20000/devstoreaccount12/runs/a",
@@ -30,6 +48,35 @@ async def test_a_url_of_the_account_is_known_under_any_port(host: str) -> None:
 async def test_other_urls_are_refused(uri: str) -> None:
     with pytest.raises(UriError, match="cannot be read here"):
         Storage(URL).locate(uri)
+
+
+async def test_a_log_that_grows_is_sent_once(azure: LocalAzure, tmp_path: Path) -> None:
+    """Whoever goes on with it: the blob itself tells how much of it is there."""
+    location, file = Location("runs", "grows/log.txt"), tmp_path / "log.txt"
+    storage = Storage(azure.environment["Storage__blobServiceUri"])
+    file.write_bytes(b"one\n")
+    stored = await storage.append(file, location)
+    with file.open("ab") as grown:
+        grown.write(b"two\n")
+    assert stored == 4
+    assert await storage.append(file, location, stored) == 8
+    assert await storage.append(file, location) == 8  # another emulator, which knows nothing
+    blob = azure.storage.get_blob_client("runs", "grows/log.txt")
+    assert blob.download_blob().readall() == b"one\ntwo\n"
+    assert blob.get_blob_properties().append_blob_committed_block_count == 2
+    await storage.close()
+
+
+async def test_blobs_that_cannot_be_files_are_told_of(azure: LocalAzure, tmp_path: Path) -> None:
+    container = azure.storage.get_container_client("runs")
+    for name in ("tree/a", "tree/a/b", "tree/c/"):
+        container.upload_blob(name, b"x", overwrite=True)
+    storage = Storage(azure.environment["Storage__blobServiceUri"])
+    with pytest.raises(UriError, match="another blob's name makes it a folder"):
+        await storage.download(Location("runs", "tree"), tmp_path / "tree")
+    assert await storage.is_blob(Location("runs", "tree/a"))
+    assert not await storage.is_blob(Location("runs", "tree"))
+    await storage.close()
 
 
 class Container:
