@@ -59,7 +59,7 @@ class PipelineRun:
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
                 await self._take_in(done)
         failed = [step for step, status in self._ended.items() if status != "Completed"]
-        if failed:
+        if failed:  # Guess: a pipeline with a failed step is Failed even if it was to continue on step failure
             raise JobError(self._failure(failed))
 
     def _ready(self) -> list[str]:
@@ -139,10 +139,8 @@ class PipelineRun:
         return "\n".join(lines)
 
     async def _log(self, line: str) -> None:
-        """A line of logs/azureml/executionlogs.txt, which `jobs.stream` shows.
-
-        Guess: of its words; the service's are the same, but for the steps' names instead of numbers of nodes.
-        """
+        """A line of logs/azureml/executionlogs.txt, which `jobs.stream` shows."""
+        # Guess: what the lines of a pipeline's executionlogs.txt say; here they name the steps, not numbers of nodes
         file = self._folder / "executionlogs.txt"
         with file.open("a", encoding="utf-8") as log:
             log.write(f"[{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ}] {line}\n")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .control import Control
 
 log = logging.getLogger("emulator.serverless")
-# Guess: of what the service allows; what is measured there is tokens a minute, not requests
+# Guess: how long a request to a serverless endpoint may take and wait; the service limits tokens and requests a minute
 REQUEST_TIMEOUT, QUEUE_WAIT = "PT5M", "PT30S"
 STATES = ("Creating", "Updating", "Succeeded")  # of endpoints that the next emulator serves again
 CHAT = ("chat/completions", "v1/chat/completions")  # both are the service's; older and newer clients differ
@@ -44,6 +44,7 @@ class Serverless:
         try:
             authorize(endpoint, request.headers.get("authorization"), self._control.authority)
         except PermissionError:
+            # Guess: the body of a serverless endpoint's 401
             return _error(401, "Unauthorized", "The key is missing or wrong: send it as Authorization: Bearer <key>.")
         deployment = self._control.store.get(_deployment_id(endpoint.id))
         if deployment is None:

@@ -131,7 +131,7 @@ def _added(properties: Json, details: Json, model: str) -> Json:
         "azureml.original_model_id": base,
         "azureml.trainingData.assetId": details["trainingData"]["uri"],
         **({"azureml.validationData.assetId": validation["uri"]} if validation else {}),
-        # Guess: that MaaP is a job on a compute or instance type of one's own, and MaaS the others
+        # Guess: a fine-tuning job is MaaP on a compute or instance type of one's own, and MaaS otherwise
         "_fineTuningJobType": "MaaP" if properties.get("computeId") or properties.get("resources") else "MaaS",
         "_outputModelName": model,
         "StartTimeUtc": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),

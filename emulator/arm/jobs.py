@@ -69,7 +69,12 @@ def _has(field: str, pair: str) -> dict[str, Any]:
     return {f'$.properties.{field}."{key.strip()}"': value if equals else PRESENT}
 
 
-@route("PUT", WORKSPACE + "/jobs/{name}", "jobs: create, update", note="Sweep, AutoML and Spark jobs are refused")
+@route(
+    "PUT",
+    WORKSPACE + "/jobs/{name}",
+    "jobs: create, update",
+    note="Sweep, AutoML and Spark jobs are refused, and such steps of pipelines; no step reuses an earlier one's outputs",
+)
 async def put_job(call: Call) -> Response:
     async with call.control.jobs.lock(call.id("jobs/{name}")):
         return await _put_job(call)

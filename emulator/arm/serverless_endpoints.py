@@ -16,6 +16,7 @@ from .routing import WORKSPACE, Call, Coverage, listing, route, show
 ENDPOINTS = WORKSPACE + "/serverlessEndpoints"
 ENDPOINT = ENDPOINTS + "/{endpoint}"
 MARKETPLACE = WORKSPACE + "/marketplaceSubscriptions"
+# Guess: a serverless endpoint is neither changed nor deleted while it is created or deleted
 BUSY = {"Creating": 409, "Updating": 409, "Deleting": 409}
 MODEL = re.compile(r".*/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?")
 
@@ -65,7 +66,7 @@ async def put_endpoint(call: Call) -> Response:
     if existing is not None:
         call.check_state(existing)
         if existing.properties["modelSettings"]["modelId"] != model_id:
-            # Guess: of the refusal; the documentation shows no change of an endpoint's model
+            # Guess: the model of a serverless endpoint cannot be changed; the documentation shows no such change
             raise bad_request("The model of a serverless endpoint cannot be changed; create another endpoint.")
         body["properties"] = existing.properties
         if existing.properties["provisioningState"] == "Succeeded":
