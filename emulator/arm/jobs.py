@@ -73,7 +73,7 @@ def _has(field: str, pair: str) -> dict[str, Any]:
     "PUT",
     WORKSPACE + "/jobs/{name}",
     "jobs: create, update",
-    note="Sweep, AutoML and Spark jobs are refused, and such steps of pipelines; no step reuses an earlier one's outputs",
+    note="Sweep, AutoML and Spark jobs are refused, also as steps of pipelines; no step reuses an earlier run",
 )
 async def put_job(call: Call) -> Response:
     async with call.control.jobs.lock(call.id("jobs/{name}")):

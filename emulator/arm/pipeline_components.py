@@ -92,10 +92,10 @@ def _as_declared(step: str, name: str, declared: Json, value: Json) -> Json:
     if kind in LITERALS:
         if not literal:
             raise bad_request(f"Step '{step}': the input '{name}' takes a {kind}, but is given a {_kind(value)}.")
-        _check_literal(step, name, declared, str(value["value"]))
+        _check_literal(step, name, declared, str(value.get("value")))
         return value
     if literal:  # a path as plain text
-        value = {"uri": str(value["value"])}
+        value = {"uri": str(value.get("value"))}
     mode = value.get("mode") or MODES.get(str(declared.get("mode")))
     return {**value, "jobInputType": kind, **({"mode": mode} if mode else {})}
 

@@ -60,7 +60,9 @@ def _component(call: Call, properties: Json) -> Component | None:
 def _outputs(component: Component, given: Json) -> Json:
     for name in given.keys() - component.outputs.keys():
         raise bad_request(f"The component {component.name} has no output '{name}'.")
-    return {name: {"jobOutputType": spec["type"], **given.get(name, {})} for name, spec in component.outputs.items()}
+    return {
+        name: {"jobOutputType": spec.get("type"), **given.get(name, {})} for name, spec in component.outputs.items()
+    }
 
 
 def _settings(call: Call, properties: Json) -> Settings:

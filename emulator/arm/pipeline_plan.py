@@ -20,6 +20,7 @@ REFUSED = (
     "sweep", "parallel", "automl", "spark", "import", "data_transfer", "if_else", "do_while", "parallel_for",
     "fl_scatter_gather",
 )  # fmt: skip
+OBJECTS = ("inputs", "outputs", "resources", "distribution", "limits", "identity", "environment_variables")
 MAX_DEPTH = 10  # pipelines within pipelines
 
 
@@ -64,6 +65,9 @@ class Planner:
         """The steps before this one. Raises ArmError for one that is not modelled."""
         if not isinstance(node, dict):
             raise bad_request(f"Step '{self.path}{step}' must be an object.")
+        for field in OBJECTS:
+            if not isinstance(node.get(field) or {}, dict):
+                raise bad_request(f"Step '{self.path}{step}': '{field}' must be an object.")
         kind = node.get("type") or "command"
         if kind in REFUSED or kind not in ("command", "pipeline"):
             raise bad_request(
@@ -87,7 +91,7 @@ class Planner:
         versions = {name: value.pop("assetVersion", None) for name, value in outputs.items()}
         known = {"asset_versions": {name: version for name, version in versions.items() if version}}
         common: Json = {
-            "displayName": node.get("display_name") or step,
+            "displayName": str(node.get("display_name") or step),
             "experimentName": self.settings.experiment,
             "componentId": component.id,
             "inputs": given_inputs(where, component, step_inputs(where, node, scope)),

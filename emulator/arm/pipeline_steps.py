@@ -51,7 +51,7 @@ def step_outputs(step: str, node: Json, component: Component, scope: Scope, plac
         if not isinstance(own, dict):
             raise bad_request(f"Step '{step}': the output '{name}' must be an object.")
         own = camel(own)
-        kind = str(own.get("jobOutputType") or declared["type"])
+        kind = str(own.get("jobOutputType") or declared.get("type"))
         bound = scope.output(step, str(own["value"])) if own.get("value") else {}
         uri = own.get("uri") or bound.get("uri") or f"{place}/{name}{'' if kind == 'uri_file' else '/'}"
         output = {

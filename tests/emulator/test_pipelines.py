@@ -273,6 +273,22 @@ def test_what_cannot_run_is_refused_at_submission_with_the_step_s_name(azure: Lo
     assert "computes/gone" in refusal({"first": first}, settings={"default_compute": "gone"})
     assert "component" in refusal({"first": {**first, "componentId": f"{arm.workspace}/components/no/versions/1"}})
     assert "'first' must be an object" in refusal({"first": 3})
+    for field in ("inputs", "outputs", "resources", "distribution", "limits", "identity", "environment_variables"):
+        assert f"'{field}' must be an object" in refusal({"first": {**first, field: [1]}})
+    assert "instanceCount must be a whole number" in refusal({"first": {**first, "resources": {"instance_count": "x"}}})
+    assert "'text' must be an object" in refusal({"first": {**first, "inputs": {"text": 1}}})
+    assert "'out' must be an object" in refusal({"first": {**first, "outputs": {"out": 1}}})
+    assert "distribution 'x' is not known" in refusal({"first": {**first, "distribution": {"type": "x"}}})
+    assert "no output of the pipeline" in refusal({"first": {**first, "outputs": {"out": {"value": "${{parent.a}}"}}}})
+    assert "continue_on_step_failure must be" in refusal({"f": first}, settings={"continue_on_step_failure": "no"})
+    assert "datastores/none" in refusal({"first": first}, settings={"default_datastore": "none"})
+    whole = "azureml://registries/azureml/components/chat_completion_pipeline/labels/latest"
+    assert "needs 'train_file_path'" in refusal({}, componentId=whole)
+    data = {"train_file_path": {"jobInputType": "uri_file", "uri": "azureml://datastores/workspaceblobstore/paths/x"}}
+    assert "needs one of the inputs mlflow_model_path" in refusal({}, componentId=whole, inputs=data)
+    epochs = {**data, "num_train_epochs": {"jobInputType": "literal", "value": "0"}}
+    assert "'num_train_epochs' is 0; it must be from 1" in refusal({}, componentId=whole, inputs=epochs)
+    assert "has no output 'x'" in refusal({}, componentId=whole, inputs=data, outputs={"x": {}})
     assert "'jobs' must be an object" in refusal([])  # type: ignore[arg-type]
 
 
