@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import run_artifacts
 from .arm.asset_containers import add_version
 from .arm.asset_kinds import BASE
 from .arm.data import DATA
@@ -81,6 +82,7 @@ class JobOutputs:
             target = artifact_location(self._job.name, "") if default else self._control.locate(output["uri"])
             await storage.ensure_container(target.container)
             await storage.upload(local, target)
+        await run_artifacts.keep(self._control, self._job)
         for name in KEPT_FOLDERS:
             if (code / name).is_dir() and not (code / name).is_symlink():
                 await storage.upload(code / name, artifact_location(self._job.name, name))

@@ -108,7 +108,9 @@ class References:
 
     def _output(self, uri: str, name: str, output: str, path: str) -> str:
         job = self._control.store.get(f"{self._control.home.project.workspace_id}/jobs/{name}")
-        found = (job.properties.get("outputs") or {}).get(output) if job else None
+        # `artifacts` is what the run logged and left in ./outputs and ./logs: the default output's place.
+        outputs = job.properties.get("outputs") or {} if job else {}
+        found = outputs.get(output) or (outputs.get("default") if output == "artifacts" else None)
         if not found or not found.get("uri"):
             raise UriError(f"'{uri}': there is no job {name} with an output {output}.")
         base = str(found["uri"])

@@ -1,11 +1,9 @@
-"""What Azure keeps of a job besides its outputs: ``./outputs``, ``./logs`` and what it logged to MLflow.
+"""What a job logged to MLflow, copied to where Azure keeps it.
 
 In Azure a run's MLflow artefacts lie in the workspace's artefact store, and scripts register their model from there,
-by ``azureml://jobs/<job>/outputs/artifacts/paths/<path>``. Here MLflow keeps them in its own folder, so they are copied
-when the job ends.
+by ``azureml://jobs/<job>/outputs/artifacts/paths/<path>``. Here MLflow keeps them in a folder of its own.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .job_status import artifact_location
@@ -15,14 +13,9 @@ if TYPE_CHECKING:
     from .control import Control
     from .store import Resource
 
-KEPT = ("outputs", "logs")  # folders that Azure uploads from where the command ran
 
-
-async def keep(control: "Control", job: "Resource", working_directory: Path) -> None:
-    """Copy what ``job`` left behind to its place in the artefact store."""
-    for name in KEPT:
-        if (working_directory / name).is_dir():
-            await control.storage.upload(working_directory / name, artifact_location(job.name, name))
+async def keep(control: "Control", job: "Resource") -> None:
+    """Copy the artefacts and models that ``job`` logged; doing it twice is doing it once."""
     run, experiment = job.internal.get("mlflow_run"), job.internal.get("mlflow_experiment")
     if not run:
         return

@@ -41,6 +41,6 @@ def test_a_job_is_run_followed_downloaded_and_registered_then_deployed_and_asked
     assert "counted 5 words" in trained  # "of" is too short
     assert re.search(r"registered counts:1 from job \w+", trained)
     deployed = run(folder, "deploy.py")
-    (answer,) = re.findall(r"^answer (.*)$", deployed, flags=re.MULTILINE)
+    (answer,) = re.findall(r"answer (.*)$", deployed, flags=re.MULTILINE)
     assert json.loads(answer) in ({"one": 1, "two": 2, "nothing": 0}, json.dumps({"one": 1, "two": 2, "nothing": 0}))
     assert "word-counts" not in [endpoint.name for endpoint in ml.online_endpoints.list()]
