@@ -56,6 +56,65 @@ class Image:
 
 
 @dataclass(frozen=True)
+class BaseModel:
+    """A row of ``base_models``: ``base`` stands in for the foundation models whose id matches ``match``."""
+
+    match: str
+    base: str
+
+
+@dataclass(frozen=True)
+class TrainingOption:
+    """Where an option of the training command has its value from.
+
+    ``input`` names the hyperparameter. ``values`` translates some of its values; null leaves the option out.
+    """
+
+    input: str
+    values: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """The command behind fine-tuning jobs and components; ``{base}`` in it is a model, ``{options}`` are options."""
+
+    command: str
+    environment: str
+    python_path: str
+    base_models: list[BaseModel]
+    options: dict[str, TrainingOption]
+
+
+@dataclass(frozen=True)
+class FineTuningComponent:
+    """A component of the registry that fine-tunes: which of its inputs and outputs are what."""
+
+    step: str
+    compute: str
+    base_model: list[str]
+    train: str
+    evaluate: list[str]
+    model: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What serves a serverless endpoint: a build context whose Dockerfile names the command, and its routes.
+
+    ``export`` writes a base model without any fine-tuning, ``{base}``, as an MLflow model into ``{folder}``.
+    """
+
+    context: str
+    liveness: str
+    readiness: str
+    chat: str
+    export: list[str]
+    python: str
+    requests: int
+
+
+@dataclass(frozen=True)
 class Project:
     """The resources of emulator.yaml. Paths are relative to ``root``, the file's folder."""
 
@@ -76,6 +135,9 @@ class Project:
     inference_python: str = ""
     scoring_uri_as: str = ""
     shell: dict[str, str] = field(default_factory=dict)
+    fine_tuning: FineTuning | None = None
+    registry_components: dict[str, FineTuningComponent] = field(default_factory=dict)
+    serverless: Serving | None = None
 
     @property
     def workspace_id(self) -> str:
@@ -96,9 +158,21 @@ def load_project(path: Path) -> Project:
     try:
         raw["event_subscriptions"] = [EventSubscription(**row) for row in raw.get("event_subscriptions", [])]
         raw["images"] = [Image(**row) for row in raw.get("images", [])]
+        if raw.get("fine_tuning"):
+            raw["fine_tuning"] = _fine_tuning(raw["fine_tuning"])
+        components = raw.get("registry_components") or {}
+        raw["registry_components"] = {name: FineTuningComponent(**row) for name, row in components.items()}
+        if raw.get("serverless"):
+            raw["serverless"] = Serving(**raw["serverless"])
         return Project(root=path.resolve().parent, **raw)
     except TypeError as error:
         raise ConfigError(f"{path}: {error}.") from None
+
+
+def _fine_tuning(raw: dict[str, Any]) -> FineTuning:
+    models = [BaseModel(**row) for row in raw.get("base_models", [])]
+    options = {name: TrainingOption(**row) for name, row in raw.get("options", {}).items()}
+    return FineTuning(**{**raw, "base_models": models, "options": options})
 
 
 @dataclass

@@ -29,11 +29,14 @@ from .arm import (  # noqa: F401 - importing registers their routes
     datastores,
     deployments,
     endpoints,
+    fine_tuning_jobs,
     operation_status,
+    pipeline_jobs,
     preemption,
     registries,
     routing,
     run_history,
+    serverless_endpoints,
     workspaces,
 )
 from .arm import faults as fault_routes  # noqa: F401
@@ -50,6 +53,7 @@ from .operations import Operations
 from .proxy import Proxy
 from .references import References
 from .registry import Registry
+from .serverless import Serverless
 from .storage import DATASTORES, Location, Storage
 from .store import Resource, Store
 
@@ -72,6 +76,7 @@ class Control:
         self.jobs = Jobs(self)
         self.deployments = Deployments(self)
         self.inference = Inference(self)
+        self.serverless = Serverless(self)
         upstream = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or ""
         ours = upstream.rstrip("/") == self.urls["proxy"]  # `up` in a shell that has this local Azure's variables
         self.proxy = Proxy({BLOB_HOST: state.ports["blob"]}, "" if ours else upstream)
@@ -117,6 +122,7 @@ class Control:
         self.operations.fail_unfinished()
         self.jobs.resume()
         self.deployments.resume()
+        self.serverless.resume()
 
     async def subscribe(self) -> None:
         """Create the event subscriptions; each waits for its webhook's answer, so the host may start later."""
@@ -133,7 +139,9 @@ class Control:
 
     async def close(self) -> None:
         # At once: each gives its processes a grace, and the supervisor gives this process one for all.
-        await asyncio.gather(self.operations.close(), self.jobs.close(), self.deployments.close())
+        await asyncio.gather(
+            self.operations.close(), self.jobs.close(), self.deployments.close(), self.serverless.close()
+        )
         await self.inference.close()
         await self.proxy.close()
         await self.events.close()
@@ -163,6 +171,7 @@ def control_app(control: Control) -> Starlette:
             Route("/discovery", discovery),
             Route("/_emulator/health", health),
             Route("/inference/{endpoint}/{path:path}", control.inference.answer, methods=methods),
+            Route("/serverless/{endpoint}/{path:path}", control.serverless.answer, methods=methods),
             Route("/{path:path}", resource_manager, methods=methods),
         ]
     )

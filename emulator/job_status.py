@@ -8,6 +8,9 @@ UNFINISHED = (
 )  # fmt: skip
 
 
+EXECUTION_LOG = "logs/azureml/executionlogs.txt"  # of a pipeline: which steps began and ended
+
+
 class JobError(Exception):
     """Why a job ended as Failed; the message is its error."""
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from . import command_job, processes
+from . import command_job, pipeline_job, processes
 from .images import ImageError
 from .job_status import FINAL, UNFINISHED, JobError, JobTimeout
 from .mlflow_runs import end_run
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("emulator.jobs")
 # Who runs a job of each kind. An executor returns when the job's work is done, and raises JobError when it failed.
-EXECUTORS: dict[str, Callable[["Jobs", str], Awaitable[None]]] = {"Command": command_job.execute}
+EXECUTORS: dict[str, Callable[["Jobs", str], Awaitable[None]]] = {
+    "Command": command_job.execute,
+    "Pipeline": pipeline_job.execute,
+    "FineTuning": pipeline_job.execute,  # a pipeline of one step, to the service as well
+}
 MLFLOW_STATUS = {"Completed": "FINISHED", "Canceled": "KILLED", "Failed": "FAILED"}
 
 
@@ -60,6 +64,14 @@ class Jobs:
                 log.info("job name=%s restarted_from=%s", job.name, job.properties["status"])
             self._start(job.id, self._run(job.id, self._cleared))
 
+    def _parent_canceled(self, job: Resource) -> bool:
+        """Whether a job above this one was to be cancelled when the local Azure was stopped."""
+        parent = job.internal.get("parent_job")
+        above = self.control.store.get(f"{self.control.home.project.workspace_id}/jobs/{parent}") if parent else None
+        if above is None:
+            return False
+        return above.properties["status"] in ("CancelRequested", "Canceled") or self._parent_canceled(above)
+
     async def cancel(self, id: str) -> None:
         """Stop a job. Returns when its process has ended."""
         asked_before = self.job(id).properties["status"] == "CancelRequested"
@@ -96,7 +108,7 @@ class Jobs:
         try:
             if cleared:
                 await asyncio.shield(cleared)
-            if self.job(id).properties["status"] == "CancelRequested":
+            if self.job(id).properties["status"] == "CancelRequested" or self._parent_canceled(job):
                 await self._finish(id, "Canceled")
                 return
             while True:

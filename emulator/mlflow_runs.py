@@ -12,8 +12,8 @@ class MlflowError(RuntimeError):
     """The MLflow server did not do what was asked."""
 
 
-async def start_run(url: str, experiment: str, name: str) -> tuple[str, str]:
-    """Create a run called ``name``; return its id and its experiment's. Raises MlflowError."""
+async def start_run(url: str, experiment: str, name: str, parent: str = "") -> tuple[str, str]:
+    """Create a run called ``name``, below ``parent``; return its id and its experiment's. Raises MlflowError."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
         found = await _call(
             session,
@@ -26,7 +26,9 @@ async def start_run(url: str, experiment: str, name: str) -> tuple[str, str]:
             experiment_id = found["experiment"]["experiment_id"]
         else:
             experiment_id = await _create_experiment(session, url, experiment)
-        body = {"experiment_id": experiment_id, "run_name": name, "start_time": int(time.time() * 1000)}
+        body: dict[str, Any] = {"experiment_id": experiment_id, "run_name": name, "start_time": int(time.time() * 1000)}
+        if parent:
+            body["tags"] = [{"key": "mlflow.parentRunId", "value": parent}]
         run = await _call(session, "POST", f"{url}/api/2.0/mlflow/runs/create", body)
         return run["run"]["info"]["run_id"], experiment_id
 

@@ -69,7 +69,12 @@ def _has(field: str, pair: str) -> dict[str, Any]:
     return {f'$.properties.{field}."{key.strip()}"': value if equals else PRESENT}
 
 
-@route("PUT", WORKSPACE + "/jobs/{name}", "jobs: create, update", note="Sweep, AutoML and Spark jobs are refused")
+@route(
+    "PUT",
+    WORKSPACE + "/jobs/{name}",
+    "jobs: create, update",
+    note="Sweep, AutoML and Spark jobs are refused, also as steps of pipelines; no step reuses an earlier run",
+)
 async def put_job(call: Call) -> Response:
     async with call.control.jobs.lock(call.id("jobs/{name}")):
         return await _put_job(call)
@@ -87,6 +92,7 @@ async def _put_job(call: Call) -> Response:
         )
     parent, versions = properties.pop("parentJobName", None), _output_versions(call, properties)
     body = {"properties": SUBMISSIONS[kind](call, properties)}
+    plan = body["properties"].pop("plan", None)  # what its executor needs, and no answer shows
     try:
         run, experiment = await start_run(
             call.control.urls["mlflow"], body["properties"]["experimentName"], call.params["name"]
@@ -95,7 +101,13 @@ async def _put_job(call: Call) -> Response:
         raise ArmError(
             503, "ServiceUnavailable", f"The MLflow server does not answer ({type(error).__name__}); ask again."
         ) from None
-    known = {"mlflow_run": run, "mlflow_experiment": experiment, "parent_job": parent, "asset_versions": versions}
+    known = {
+        "mlflow_run": run,
+        "mlflow_experiment": experiment,
+        "parent_job": parent,
+        "asset_versions": versions,
+        "plan": plan,
+    }
     job = call.control.store.put(call.id("jobs/{name}"), body, known)
     call.control.jobs.submit(job.id)
     return show(call, with_services(call, job), 201, {"Location": str(call.request.url)})

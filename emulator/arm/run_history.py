@@ -5,7 +5,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from starlette.responses import JSONResponse, Response
 
-from ..job_status import FINAL, artifact_location
+from ..job_status import EXECUTION_LOG, FINAL, artifact_location
 from ..references import MODEL_TYPES
 from ..storage import UriError
 from ..store import Json, Resource
@@ -37,7 +37,7 @@ async def run_details(call: Call) -> Response:
     """What `jobs.stream` polls: status, error and links to the log files."""
     job = find_job(call)
     run = _run(call, job)
-    logs = {f"user_logs/{name}": artifact_location(job.name, f"user_logs/{name}") for name in _log_names(job)}
+    logs = {path: artifact_location(job.name, path) for path in _log_paths(job)}
     same = (
         "runId", "runUuid", "parentRunId", "rootRunId", "status", "startTimeUtc", "endTimeUtc", "error", "warnings",
         "tags", "properties", "target", "compute", "inputs", "outputs", "runTypeV2", "createdBy", "duration",
@@ -51,9 +51,9 @@ async def run_details(call: Call) -> Response:
     )
 
 
-def _log_names(job: Resource) -> list[str]:
-    names: list[str] = job.internal.get("logs") or []
-    return names
+def _log_paths(job: Resource) -> list[str]:
+    paths = [f"user_logs/{name}" for name in job.internal.get("logs") or []]
+    return [EXECUTION_LOG] if job.internal.get("execution_log") else paths
 
 
 @route("GET", HISTORY + "/runs/{name}/children", "run history: children (list by parent)")
@@ -171,7 +171,7 @@ def _run(call: Call, job: Resource) -> Json:
     return {
         "runId": job.name,
         "runUuid": str(uuid5(NAMESPACE_URL, job.id)),
-        "rootRunId": known.get("parent_job") or job.name,
+        "rootRunId": known.get("root_job") or known.get("parent_job") or job.name,
         "parentRunId": known.get("parent_job"),
         "experimentId": str(uuid5(NAMESPACE_URL, f"{project.workspace_id}/{properties['experimentName']}")),
         "status": properties["status"],
