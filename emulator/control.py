@@ -21,7 +21,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from . import eventgrid
 from .arm import (  # noqa: F401 - importing registers their routes
     assets,
     command_jobs,
@@ -41,19 +40,20 @@ from .arm import (  # noqa: F401 - importing registers their routes
 )
 from .arm import faults as fault_routes  # noqa: F401
 from .arm import jobs as job_routes  # noqa: F401
-from .blob_events import BlobWatcher
 from .config import ACCOUNT_KEY, BLOB_HOST, HOST, Home, State, load_project
-from .deployments import Deployments
 from .environment import urls
+from .events import eventgrid
+from .events.blobs import BlobWatcher
 from .faults import Faults, faulty_connections
 from .identity import Authority, identity_app
-from .inference import Inference
-from .jobs import Jobs
+from .jobs.jobs import Jobs
+from .online.deployments import Deployments
+from .online.inference import Inference
+from .online.serverless import Serverless
 from .operations import Operations
 from .proxy import Proxy
 from .references import References
 from .registry import Registry
-from .serverless import Serverless
 from .storage import DATASTORES, Location, Storage
 from .store import Resource, Store
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from .config import ACCOUNT, HOST, Home, State, hashed_api_key
-from .endpoint_urls import scoring_path
+from .online.addresses import scoring_path
 from .store import Store
 
 

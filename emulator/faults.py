@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .arm.errors import ArmError
-from .event_envelopes import Event
+from .events.envelopes import Event
 from .store import Json
 
 log = logging.getLogger("emulator.faults")

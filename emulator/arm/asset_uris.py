@@ -2,7 +2,7 @@
 
 import re
 
-from ..job_status import artifact_location
+from ..jobs.status import artifact_location
 from ..storage import DATASTORES, Location, UriError
 from ..store import Resource
 from .errors import bad_request

@@ -5,14 +5,7 @@ from dataclasses import replace
 from starlette.responses import JSONResponse, Response
 
 from ..store import Json, Resource
-from .asset_containers import (
-    container_id,
-    find_container,
-    newest_version,
-    put_container,
-    put_version,
-    shown_container,
-)
+from .asset_containers import container_id, find_container, newest_version, put_container, put_version, shown_container
 from .asset_kinds import Kind, checked
 from .codes import CODES, find_by_hash
 from .components import COMPONENTS

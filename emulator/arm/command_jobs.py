@@ -3,9 +3,9 @@
 from typing import Any
 
 from ..durations import seconds
-from ..job_processes import processes_of
-from ..job_status import JobError
-from ..nodes import SERVERLESS, job_nodes
+from ..jobs.distribution import processes_of
+from ..jobs.nodes import SERVERLESS, job_nodes
+from ..jobs.status import JobError
 from ..storage import UriError
 from ..store import Json, Resource
 from .errors import bad_request

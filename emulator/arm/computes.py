@@ -6,14 +6,15 @@ from hashlib import sha256
 from starlette.responses import JSONResponse, Response
 
 from ..durations import seconds
-from ..job_status import UNFINISHED
+from ..jobs.status import UNFINISHED
 from ..store import Json, Resource, timestamp
-from ..vm_sizes import BY_NAME, VM_SIZES
 from .errors import ArmError, bad_request
 from .operation_status import LOCATION
 from .routing import WORKSPACE, Call, Coverage, listing, route, show
+from .vm_sizes import BY_NAME, VM_SIZES
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]")  # Guess: of its length; the rest is documented
+# Guess: a compute's name has at most 32 characters
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]")
 OPERATIONS = "computeOperationsStatus"
 PRIORITIES = ("Dedicated", "LowPriority")
 OTHER_KINDS = "the local Azure has clusters only (AmlCompute); its nodes are this machine"
@@ -72,7 +73,9 @@ async def put_compute(call: Call) -> Response:
     compute = call.control.store.put(call.id("computes/{name}"), body)
     call.control.jobs.nodes.distribute(compute.id)  # jobs may have waited for more nodes
     shown = _with_nodes(call, compute)
-    shown.properties["provisioningState"] = "Updating" if existing else "Creating"  # Guess: "Updating" of an update
+    shown.properties["provisioningState"] = (
+        "Updating" if existing else "Creating"
+    )  # Guess: a cluster that changes is "Updating"
     return show(call, shown, 201, call.control.operations.done(compute.id, OPERATIONS))
 
 
@@ -108,7 +111,7 @@ def _checked(inner: Json, existing: Resource | None) -> Json:
         raise bad_request(f"vmPriority '{priority}' is not known; use {' or '.join(PRIORITIES)}.")
     size = inner.get("vmSize") or "Standard_DS3_v2"
     before = existing.properties["properties"] if existing else {}
-    # Guess: that size and priority cannot be changed
+    # Guess: a cluster's size and priority cannot be changed
     for field, value in (("vmSize", size), ("vmPriority", priority)):
         if before and value.lower() != before[field].lower():
             raise bad_request(
@@ -185,7 +188,7 @@ async def delete_compute(call: Call) -> Response:
         for job in call.control.store.find(f"{call.workspace_id}/jobs/%", UNFINISHED)
         if str(job.properties.get("computeId")).lower() == compute.id.lower()
     ]
-    if unfinished:  # Guess: that a cluster is not deleted under its jobs
+    if unfinished:  # Guess: a cluster with unfinished jobs is not deleted
         raise ArmError(
             409,
             "Conflict",

@@ -108,7 +108,7 @@ async def delete_datastore(call: Call) -> Response:
 async def list_datastore_secrets(call: Call) -> Response:
     store = _datastore(call)
     ours = store.properties["datastoreType"] == "AzureBlob" and store.properties["accountName"] == ACCOUNT
-    # Guess: of the artefacts' store the key itself is given; azure-ai-ml 1.35 signs the addresses of logs with it.
+    # Guess: the artefacts' store gives its key itself; azure-ai-ml 1.35 signs the addresses of logs with it
     if ours and call.body.get("expirableSecret") and store.name != "workspaceartifactstore":
         # As recorded: of the account, not of the container; the SDK opens the containers of codes with it.
         return JSONResponse({"secretsType": "Sas", "sasToken": call.control.storage.account_sas()})

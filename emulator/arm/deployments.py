@@ -1,12 +1,12 @@
-"""Managed online deployments. What serves them is emulator/deployments.py."""
+"""Managed online deployments. What serves them is emulator/online/deployments.py."""
 
 from starlette.responses import JSONResponse, Response
 
-from ..deployments import LOGS
 from ..durations import seconds
-from ..forwarding import REQUEST_SETTINGS
-from ..probes import DEFAULTS as PROBE_DEFAULTS
-from ..probes import probe
+from ..online.deployments import LOGS
+from ..online.forwarding import REQUEST_SETTINGS
+from ..online.probes import DEFAULTS as PROBE_DEFAULTS
+from ..online.probes import probe
 from ..store import Json, Resource
 from .endpoints import BUSY, ENDPOINT, find_endpoint
 from .errors import ArmError, bad_request, not_found

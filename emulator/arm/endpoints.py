@@ -1,11 +1,11 @@
-"""Managed online endpoints: their traffic, keys and tokens. emulator/endpoint_auth.py decides who may call them."""
+"""Managed online endpoints: traffic, keys, tokens. emulator/online/authentication.py decides who may call them."""
 
 import secrets
 
 from starlette.responses import JSONResponse, Response
 
-from ..endpoint_auth import AUTH_MODES, issue_token, new_secrets
-from ..endpoint_urls import scoring_path
+from ..online.addresses import scoring_path
+from ..online.authentication import AUTH_MODES, issue_token, new_secrets
 from ..store import Json, Resource
 from .errors import bad_request, not_found
 from .routing import WORKSPACE, Call, listing, route, show

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from ..nodes import SERVERLESS
+from ..jobs.nodes import SERVERLESS
 from ..storage import UriError
 from ..store import Json
 from .backed_components import training_command

@@ -1,4 +1,4 @@
-"""Jobs: submit, get, list, update, cancel, delete. What runs them is emulator/jobs.py."""
+"""Jobs: submit, get, list, update, cancel, delete. What runs them is emulator/jobs/."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import aiohttp
 from starlette.responses import Response
 
-from ..job_outputs import forget, output_uri
-from ..job_status import UNFINISHED
-from ..mlflow_runs import MlflowError, start_run
+from ..jobs.mlflow_runs import MlflowError, start_run
+from ..jobs.outputs import forget, output_uri
+from ..jobs.status import UNFINISHED
 from ..references import MODEL_TYPES
 from ..store import ABSENT, PRESENT, Json, Resource
 from .errors import ArmError, bad_request
@@ -259,7 +259,7 @@ async def cancel_job(call: Call) -> Response:
     "jobs: delete",
     coverage=Coverage.PARTLY,
     note="its record and local folders; its logs and outputs stay in storage",
-    refuses=dict.fromkeys(UNFINISHED, 409),  # Guess: that an unfinished job is not deleted but must be canceled first
+    refuses=dict.fromkeys(UNFINISHED, 409),  # Guess: an unfinished job must be canceled first
 )
 async def delete_job(call: Call) -> Response:
     job = find_job(call)

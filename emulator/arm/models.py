@@ -63,7 +63,7 @@ async def _flavors(call: Call, uri: str) -> Json:
 
 def _data(settings: Any) -> dict[str, str]:
     """A flavor's settings as the service keeps them: text."""
-    # Guess: of an MLmodel's flavors the service keeps the settings that are no lists or objects.
+    # Guess: of an MLmodel's flavors the service keeps what is no list or object
     rows = settings.items() if isinstance(settings, dict) else ()
     return {str(key): str(value) for key, value in rows if value is not None and not isinstance(value, dict | list)}
 

@@ -28,7 +28,7 @@ WORKSPACE = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + 
 ASSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 ENDPOINT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
 NAMES = {"name": ASSET_NAME, "version": ASSET_NAME, "endpoint": ENDPOINT_NAME, "deployment": ENDPOINT_NAME}
-PAGE_SIZE = 50  # rows; how many Azure gives is its own affair and changes  # Guess: of the size
+PAGE_SIZE = 50  # Guess: a page of a list has 50 rows; how many, is the service's own affair
 LIST_VIEWS = {"activeonly": False, "archivedonly": True, "all": None}
 MAX_BODY = 4 * 1024 * 1024  # bytes; Resource Manager's documented limit for a request
 

@@ -5,7 +5,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from starlette.responses import JSONResponse, Response
 
-from ..job_status import EXECUTION_LOG, FINAL, artifact_location
+from ..jobs.status import EXECUTION_LOG, FINAL, artifact_location
 from ..references import MODEL_TYPES
 from ..storage import UriError
 from ..store import Json, Resource

@@ -1,11 +1,11 @@
-"""Serverless endpoints: a model's chat API without a compute to choose. emulator/serverless.py serves them."""
+"""Serverless endpoints: a model's chat API without a compute to choose. emulator/online/serverless.py serves them."""
 
 import re
 import secrets
 
 from starlette.responses import JSONResponse, Response
 
-from ..endpoint_auth import new_secrets
+from ..online.authentication import new_secrets
 from ..store import Json, Resource
 from .backed_components import stand_in
 from .endpoints import KEYS

@@ -12,8 +12,8 @@ from azure.storage.blob import BlobBlock
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 from host_processes import Azurite
 
-from emulator.blob_events import BlobWatcher
-from emulator.eventgrid import Event
+from emulator.events.blobs import BlobWatcher
+from emulator.events.eventgrid import Event
 
 pytest_plugins = ("host_fixtures",)
 

@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 
 from emulator.config import Image, load_project
-from emulator.containers import Container, Preparation
 from emulator.images import ImageError
-from emulator.instances import Events, Instance
-from emulator.probes import probe
+from emulator.online.containers import Container, Preparation
+from emulator.online.instances import Events, Instance
+from emulator.online.probes import probe
 from emulator.storage import UriError
 from emulator.store import Resource
 from tests.local_azure import ROOT

@@ -14,8 +14,8 @@ from host_processes import Azurite, free_port, running_host
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.event_retries import RETRY_SECONDS, after_attempt
-from emulator.eventgrid import Event, EventGrid, HandshakeError, blob_created, run_completed, run_status_changed
+from emulator.events.eventgrid import Event, EventGrid, HandshakeError, blob_created, run_completed, run_status_changed
+from emulator.events.retries import RETRY_SECONDS, after_attempt
 from emulator.faults import Faults
 
 pytest_plugins = ("host_fixtures",)

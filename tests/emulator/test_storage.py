@@ -8,7 +8,7 @@ import pytest
 from azure.storage.blob.aio import BlobServiceClient
 
 from emulator.config import ACCOUNT_KEY
-from emulator.containers import Preparation
+from emulator.online.containers import Preparation
 from emulator.storage import Location, Storage, UriError
 from emulator.store import Resource
 from tests.local_azure import LocalAzure

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .event_envelopes import Event
+from .envelopes import Event
 
 Schema = Literal["EventGridSchema", "CloudEventSchemaV1_0"]
 

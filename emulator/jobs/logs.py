@@ -7,10 +7,10 @@ from pathlib import Path
 
 from azure.core.exceptions import AzureError, ResourceModifiedError
 
-from .job_status import artifact_location
-from .storage import Location, Storage
+from ..storage import Location, Storage
+from .status import artifact_location
 
-log = logging.getLogger("emulator.job_log")
+log = logging.getLogger("emulator.jobs.logs")
 FIRST_INTERVAL, LAST_INTERVAL = 1.0, 30.0  # seconds; Azure's studio shows a log some seconds late too
 # An append blob takes 50,000 appends: the older a job, the longer its intervals, and weeks fit in.
 SLOWER_AFTER = 300.0  # seconds of a job for each second of an interval
@@ -23,7 +23,7 @@ def log_names(processes: int) -> list[str]:
     """
     if processes == 1:
         return ["std_log.txt"]
-    width = len(str(processes - 1))  # Guess: of how many digits a process's number in a log's name has
+    width = len(str(processes - 1))  # Guess: log names count with as many digits as needed
     return [f"std_log_process_{number:0{width}}.txt" for number in range(processes)]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from .durations import seconds
-from .store import Json
+from ..durations import seconds
+from ..store import Json
 
 # What the service shows for a deployment that names none.
 DEFAULTS = {

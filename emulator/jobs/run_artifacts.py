@@ -6,12 +6,12 @@ by ``azureml://jobs/<job>/outputs/artifacts/paths/<path>``. Here MLflow keeps th
 
 from typing import TYPE_CHECKING
 
-from .job_status import artifact_location
 from .mlflow_runs import logged_models
+from .status import artifact_location
 
 if TYPE_CHECKING:
-    from .control import Control
-    from .store import Resource
+    from ..control import Control
+    from ..store import Resource
 
 
 async def keep(control: "Control", job: "Resource") -> None:

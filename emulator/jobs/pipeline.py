@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from .job_outputs import JobOutputs
-from .job_status import EXECUTION_LOG, FINAL, JobError, artifact_location
+from ..store import Json, Resource
 from .mlflow_runs import start_run
-from .store import Json, Resource
+from .outputs import JobOutputs
+from .status import EXECUTION_LOG, FINAL, JobError, artifact_location
 
 if TYPE_CHECKING:
     from .jobs import Jobs

@@ -7,10 +7,10 @@ from http import HTTPStatus
 
 import aiohttp
 
-from .event_envelopes import Event, cloud_event, validation_event
-from .event_retries import SUCCESSES
-from .event_subscriptions import Subscription
-from .faults import Faults
+from ..faults import Faults
+from .envelopes import Event, cloud_event, validation_event
+from .retries import SUCCESSES
+from .subscriptions import Subscription
 
 # How long Event Grid waits for an answer.
 RESPONSE_SECONDS = 30

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from .job_status import JobError
+from .status import JobError
 
 REFERENCE = re.compile(r"\$\{\{\s*([\w.-]+)\s*\}\}")
 OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from yarl import URL
 
-from .durations import seconds
+from ..durations import seconds
+from ..store import Json, Resource
 from .instances import Instance
 from .servers import NotServing, Server, TooManyRequests
-from .store import Json, Resource
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 log = logging.getLogger("emulator.forwarding")
 # Azure's defaults for requestSettings, which the service shows for a deployment that names none.
@@ -144,7 +144,7 @@ class Forwarder:
         if status >= 300:
             # Azure answers 424 for whatever the container refused, and tells its status in a header.
             headers["ms-azureml-model-error-statuscode"] = str(status)
-            headers["ms-azureml-model-error-reason"] = "model_error"  # Guess: this word for every refusal of a model
+            headers["ms-azureml-model-error-reason"] = "model_error"  # Guess: "model_error" stands for every refusal
             status = 424
 
         async def body() -> AsyncIterator[bytes]:

@@ -5,16 +5,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import processes
-from .durations import seconds
-from .images import python_for
-from .job_command import fill_in, path_word
-from .job_inputs import fetch_inputs
-from .job_log import JobLogs, log_names
-from .job_outputs import JobOutputs, forget
-from .job_processes import job_environment, processes_of
-from .job_status import JobError, JobTimeout
-from .storage import DATASTORES, Location
+from .. import processes
+from ..durations import seconds
+from ..images import python_for
+from ..storage import DATASTORES, Location
+from .distribution import job_environment, processes_of
+from .inputs import fetch_inputs
+from .logs import JobLogs, log_names
+from .outputs import JobOutputs, forget
+from .placeholders import fill_in, path_word
+from .status import JobError, JobTimeout
 
 if TYPE_CHECKING:
     from .jobs import Jobs

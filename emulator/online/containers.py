@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import processes
-from .images import ImageError, command_for, installed, python_for, read_dockerfile
-from .storage import UriError
-from .store import Json, Resource
+from .. import processes
+from ..images import ImageError, command_for, installed, python_for, read_dockerfile
+from ..storage import UriError
+from ..store import Json, Resource
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 SCORING = Path(__file__).parent / "scoring"
 APP_ROOT = "/var/azureml-app"  # where Azure mounts code and models in a container

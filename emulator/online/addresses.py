@@ -1,6 +1,6 @@
 """Where an online endpoint takes requests."""
 
-from .store import Resource, Store
+from ..store import Resource, Store
 
 SCORE = "/score"
 

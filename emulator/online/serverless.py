@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import processes
-from .arm.errors import ArmError
-from .config import ConfigError, Serving
-from .endpoint_auth import authorize
-from .images import ImageError, installed
-from .storage import DATASTORES, Location
-from .store import Json, Resource
+from .. import processes
+from ..arm.errors import ArmError
+from ..config import ConfigError, Serving
+from ..images import ImageError, installed
+from ..storage import DATASTORES, Location
+from ..store import Json, Resource
+from .authentication import authorize
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 log = logging.getLogger("emulator.serverless")
 # Guess: how long a request to a serverless endpoint may take and wait; the service limits tokens and requests a minute

@@ -6,8 +6,8 @@ import time
 
 import jwt
 
-from .identity import ML_AUDIENCES, Authority
-from .store import Json, Resource
+from ..identity import ML_AUDIENCES, Authority
+from ..store import Json, Resource
 
 AUTH_MODES = {"key": "Key", "amltoken": "AMLToken", "aadtoken": "AADToken"}
 TOKEN_ISSUER = "azureml"  # noqa: S105 - no password

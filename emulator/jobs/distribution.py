@@ -4,13 +4,13 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .config import HOST, free_port
-from .job_status import JobError
+from ..config import HOST, free_port
+from ..store import Json, Resource
 from .nodes import job_nodes
-from .store import Json, Resource
+from .status import JobError
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import aiohttp
 
-from . import processes
-from .config import HOST, free_port
+from .. import processes
+from ..config import HOST, free_port
 from .containers import Container
 from .probes import Probe
 

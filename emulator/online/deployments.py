@@ -7,20 +7,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import processes
-from .arm.errors import ArmError
-from .arm.routing import short_id
+from .. import processes
+from ..arm.errors import ArmError
+from ..arm.routing import short_id
+from ..durations import seconds
+from ..images import ImageError
+from ..storage import UriError
+from ..store import Json, Resource
 from .containers import Container, Preparation
-from .durations import seconds
-from .images import ImageError
 from .instances import Events, Instance, StartError
 from .probes import probe
 from .servers import Server
-from .storage import UriError
-from .store import Json, Resource
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 log = logging.getLogger("emulator.deployments")
 # What decides how the container runs. A change of anything else leaves the instances that are there alone.

@@ -6,18 +6,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..arm.asset_containers import add_version
+from ..arm.asset_kinds import BASE
+from ..arm.data import DATA
+from ..arm.models import MODELS
+from ..references import CONTENT, MODEL_TYPES
+from ..storage import UriError
+from ..store import Json, Resource
 from . import run_artifacts
-from .arm.asset_containers import add_version
-from .arm.asset_kinds import BASE
-from .arm.data import DATA
-from .arm.models import MODELS
-from .job_status import artifact_location
-from .references import CONTENT, MODEL_TYPES
-from .storage import UriError
-from .store import Json, Resource
+from .status import artifact_location
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 # Folders of the working directory whose content Azure keeps beside the logs, asked for or not.
 KEPT_FOLDERS = ("outputs", "logs")

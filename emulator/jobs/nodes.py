@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .job_status import JobError
-from .store import Resource
+from ..store import Resource
+from .status import JobError
 
 if TYPE_CHECKING:
-    from .store import Store
+    from ..store import Store
 
 # Jobs without a compute run on nodes that Azure provides; what bounds them there is the subscription's quota.
-SERVERLESS, SERVERLESS_NODES = "serverless", 4  # Guess: how many serverless nodes there are at once
+SERVERLESS, SERVERLESS_NODES = "serverless", 4  # Guess: four serverless nodes at once
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 from azureml_inference_server_http.api.aml_response import AMLResponse
 
 CHAT_TASK = "llm/v1/chat"
-GENERATION_SETTINGS = {"max_new_tokens": 256}  # Guess: of a chat model's default length in MLflow no-code deployments
+GENERATION_SETTINGS = {"max_new_tokens": 256}  # Guess: without max_new_tokens a chat model writes 256
 
 model: Any = None
 pipeline: Any = None
@@ -102,7 +102,7 @@ def _chat(body: dict[str, Any]) -> Any:
         if not conversations or not all(_is_conversation(messages) for messages in conversations):
             raise BadInput("'input_string' must be a list of messages, each with 'role' and 'content'.")
         answers = [_answer(messages, settings) for messages in conversations]
-        return {"output": answers[0] if len(answers) == 1 else answers}  # Guess: several conversations give a list
+        return {"output": answers[0] if len(answers) == 1 else answers}  # Guess: one chat gives a text
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadInput('\'input_data\' must be a list of texts, or {"input_string": [messages], "parameters": {…}}.')

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .endpoint_auth import authorize
+from ..store import Json, Resource
+from .authentication import authorize
 from .forwarding import Forwarder, InferenceError, Message, read
-from .store import Json, Resource
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 log = logging.getLogger("emulator.inference")
 MIRRORED_AT_ONCE = 16  # copies under way; more are dropped, since nobody waits for them

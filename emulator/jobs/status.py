@@ -1,6 +1,6 @@
 """The words of a job's life: its states, why it failed, and where its artefacts lie."""
 
-from .storage import DATASTORES, Location
+from ..storage import DATASTORES, Location
 
 FINAL = ("Completed", "Failed", "Canceled")
 UNFINISHED = (

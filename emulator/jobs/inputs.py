@@ -6,12 +6,12 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from .job_status import JobError
-from .storage import Location, UriError
-from .store import Json, Resource
+from ..storage import Location, UriError
+from ..store import Json, Resource
+from .status import JobError
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 FETCH_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)  # seconds
 CHUNK = 1024 * 1024  # bytes

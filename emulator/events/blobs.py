@@ -14,7 +14,7 @@ from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.storage.blob import BlobProperties
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
-from .event_envelopes import Event, blob_created
+from .envelopes import Event, blob_created
 
 log = logging.getLogger(__name__)
 

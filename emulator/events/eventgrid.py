@@ -10,12 +10,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
-from .event_envelopes import Event, blob_created, run_completed, run_status_changed, timestamp
-from .event_retries import RETRY_SECONDS, after_attempt, in_words
-from .event_store import Delivery, EventStore
-from .event_subscriptions import Schema, Subscription
-from .event_webhooks import HandshakeError, Webhooks
-from .faults import Faults
+from ..faults import Faults
+from .envelopes import Event, blob_created, run_completed, run_status_changed, timestamp
+from .retries import RETRY_SECONDS, after_attempt, in_words
+from .store import Delivery, EventStore
+from .subscriptions import Schema, Subscription
+from .webhooks import HandshakeError, Webhooks
 
 __all__ = ["Event", "EventGrid", "HandshakeError", "blob_created", "run_completed", "run_status_changed"]
 

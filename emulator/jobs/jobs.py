@@ -7,16 +7,18 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from . import command_job, pipeline_job, processes
-from .images import ImageError
-from .job_status import FINAL, UNFINISHED, JobError, JobTimeout
+from .. import processes
+from ..images import ImageError
+from ..storage import UriError
+from ..store import Json, Resource, timestamp
+from . import command as command_job
+from . import pipeline as pipeline_job
 from .mlflow_runs import end_run
 from .nodes import Nodes
-from .storage import UriError
-from .store import Json, Resource, timestamp
+from .status import FINAL, UNFINISHED, JobError, JobTimeout
 
 if TYPE_CHECKING:
-    from .control import Control
+    from ..control import Control
 
 log = logging.getLogger("emulator.jobs")
 # Who runs a job of each kind. An executor returns when the job's work is done, and raises JobError when it failed.

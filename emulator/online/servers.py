@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from ..store import Json
 from .instances import Instance
-from .store import Json
 
 # The service takes 2 x max_concurrent_requests_per_instance x instance_count requests at once, its documentation says.
 PENDING_FACTOR = 2

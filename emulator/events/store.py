@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .event_envelopes import Event
-from .event_subscriptions import Subscription
+from .envelopes import Event
+from .subscriptions import Subscription
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS subscriptions (name TEXT PRIMARY KEY, settings TEXT NOT NULL, validated INTEGER NOT NULL);

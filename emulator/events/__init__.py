@@ -1,0 +1,1 @@
+"""Event Grid: what happened to blobs and jobs, delivered to webhooks."""

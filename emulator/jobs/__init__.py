@@ -1,0 +1,1 @@
+"""Jobs that really run: their queue, their processes, what they read and what they leave."""

@@ -1,0 +1,1 @@
+"""Online and serverless endpoints that really serve: processes, probes, traffic, and the way to them."""
