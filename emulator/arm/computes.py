@@ -205,7 +205,7 @@ for _verb in ("start", "stop", "restart"):
            coverage=Coverage.REFUSED, note="an operation of compute instances, which are not modelled")  # fmt: skip
     async def refuse(call: Call) -> Response:
         _find(call)
-        raise bad_request(f"'{call.params['name']}' is no compute instance: {OTHER_KINDS}, and needs no start.")
+        raise bad_request(f"'{call.params['name']}' is no compute instance: {OTHER_KINDS}, which need no start.")
 
 
 @route("GET", LOCATION + "/vmSizes", "computes: sizes", note="those that are common in training and serving")

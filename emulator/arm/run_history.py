@@ -102,7 +102,6 @@ async def service_instances(call: Call) -> Response:
 
 
 @route("PATCH", HISTORY + "/experiments/{experiment}/runs/{name}", "run history: change (update, archive, restore)")
-@route("PATCH", HISTORY + "/runs/{name}", "run history: change by the run's id")
 async def change_run(call: Call) -> Response:
     """Tags and properties are added to those there are; a job that has ended can be changed, too."""
     job = find_job(call)

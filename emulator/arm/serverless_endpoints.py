@@ -148,7 +148,7 @@ async def list_subscriptions(_: Call) -> Response:
     return JSONResponse({"value": []})
 
 
-@route("GET", MARKETPLACE + "/{name}", "marketplace subscriptions: get", coverage=Coverage.PARTLY, note=NO_MARKETPLACE)
+@route("GET", MARKETPLACE + "/{name}", "marketplace subscriptions: get", coverage=Coverage.REFUSED, note=NO_MARKETPLACE)
 async def get_subscription(call: Call) -> Response:
     raise not_found("marketplace subscription", call.params["name"])
 

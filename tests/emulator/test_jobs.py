@@ -535,9 +535,9 @@ def test_what_the_sdk_cannot_send_is_refused_with_a_sentence(
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("PATCH", "/history/v1.0{w}/runs/once", {"tags": ["x"]}),
-        ("PATCH", "/history/v1.0{w}/runs/once", {"displayName": 5}),
-        ("PATCH", "/history/v1.0{w}/runs/once", {"hidden": "yes"}),
+        ("PATCH", "/history/v1.0{w}/experiments/Default/runs/once", {"tags": ["x"]}),
+        ("PATCH", "/history/v1.0{w}/experiments/Default/runs/once", {"displayName": 5}),
+        ("PATCH", "/history/v1.0{w}/experiments/Default/runs/once", {"hidden": "yes"}),
         ("POST", "/history/v1.0{w}/rundata", {}),
         ("GET", "/history/v1.0{w}/runs/once/children?$top=x", None),
         ("POST", "/data/v1.0{w}/dataversion/batchGetResolvedUris", {"values": "x"}),
