@@ -93,7 +93,7 @@ def _start(home: Home, state: State, event_copies: int) -> float:
 
 def _detach(home: Home, event_copies: int) -> "subprocess.Popen[bytes]":
     command = [
-        sys.executable, "-m", "emulator.supervisor", "--project", str(home.project.root / "emulator.yaml"),
+        sys.executable, "-m", "emulator.supervisor", "--project", str(home.project.root / home.project.file),
         "--home", str(home.path), "--event-copies", str(event_copies),
     ]  # fmt: skip
     with (home.logs / "supervisor.log").open("ab") as log:

@@ -116,9 +116,10 @@ class Serving:
 
 @dataclass(frozen=True)
 class Project:
-    """The resources of emulator.yaml. Paths are relative to ``root``, the file's folder."""
+    """The resources of emulator.yaml. Paths are relative to ``root``, the folder of ``file``."""
 
     root: Path
+    file: str
     subscription: str
     tenant: str
     resource_group: str
@@ -164,7 +165,7 @@ def load_project(path: Path) -> Project:
         raw["registry_components"] = {name: FineTuningComponent(**row) for name, row in components.items()}
         if raw.get("serverless"):
             raw["serverless"] = Serving(**raw["serverless"])
-        return Project(root=path.resolve().parent, **raw)
+        return Project(root=path.resolve().parent, file=path.name, **raw)
     except TypeError as error:
         raise ConfigError(f"{path}: {error}.") from None
 

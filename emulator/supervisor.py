@@ -43,7 +43,9 @@ def parts(home: Home, state: State, event_copies: int) -> list[Part]:
     """The programs, Azurite first, in the order of their start. Raises ConfigError when one is not installed."""
     root, ports, where = home.project.root, state.ports, urls(state)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
-    inherited |= {**no_proxy(), "PYTHONUNBUFFERED": "1"}
+    # The parts run in the project's folder, which need not be this package's.
+    path = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    inherited |= {**no_proxy(), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path)}
     certificates = home.path / "certificates"
     azurite = Path(__file__).parent / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
     mlflow = root / home.project.mlflow_python / "bin" / "python"
@@ -84,7 +86,7 @@ def parts(home: Home, state: State, event_copies: int) -> list[Part]:
         Part(
             "control",
             [
-                sys.executable, "-m", "emulator.control", "--project", str(root / "emulator.yaml"),
+                sys.executable, "-m", "emulator.control", "--project", str(root / home.project.file),
                 "--home", str(home.path),                "--event-copies", str(event_copies),
             ],
             # It calls Azurite over TLS, so it must trust this checkout's authority.
