@@ -244,13 +244,14 @@ def change(call: Call, job: Resource, properties: Json) -> Resource:
 
 
 def check_labels(properties: Json) -> None:
-    """Refuse tags, properties and variables that are no pairs of text, and texts that are none."""
+    """Refuse tags, properties and variables that are no pairs of text, and texts that are none; drop null ones."""
     for field in ("tags", "properties", "environmentVariables"):
         given = properties.get(field)
         if given is None:
             continue
         if not isinstance(given, dict) or not all(isinstance(value, str | None) for value in given.values()):
             raise bad_request(f"'{field}' must be an object whose values are texts.")
+        properties[field] = {name: value for name, value in given.items() if value is not None}
     for field in ("description", "displayName", "experimentName"):
         if not isinstance(properties.get(field), str | None):
             raise bad_request(f"'{field}' must be a text.")

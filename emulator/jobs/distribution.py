@@ -118,5 +118,5 @@ def job_environment(control: "Control", job: Resource, paths: dict[str, dict[str
         "MLFLOW_RUN_ID": job.internal["mlflow_run"],
         **{f"AZURE_ML_INPUT_{name}": value for name, value in paths["inputs"].items()},
         **{f"AZURE_ML_OUTPUT_{name}": value for name, value in paths["outputs"].items()},
-        **{name: v for name, v in (job.properties.get("environmentVariables") or {}).items() if v is not None},
+        **(job.properties.get("environmentVariables") or {}),
     }
