@@ -126,8 +126,8 @@ class References:
         store = self._control.store.get(f"{self._control.home.project.workspace_id}/datastores/{name}")
         if store is None:
             raise UriError(f"'{uri}': the datastore '{name}' does not exist in this workspace.")
-        if store.properties.get("accountName") != ACCOUNT:
+        if (store.properties.get("accountName"), store.properties["datastoreType"]) != (ACCOUNT, "AzureBlob"):
             raise UriError(
-                f"'{uri}': the datastore '{name}' is not of this storage account, which cannot be read here."
+                f"'{uri}': the datastore '{name}' is not of blobs of this storage account; others cannot be read here."
             )
         return f"{self._control.storage.url}/{store.properties['containerName']}/{quote(path)}"

@@ -108,7 +108,10 @@ class Storage:
         return location
 
     def _locate(self, uri: str) -> Location:
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise UriError(f"'{uri}' is no URI: {error}.") from None
         path = unquote(parts.path)
         if parts.scheme == "https" and parts.hostname in (HOST, "localhost") and path.startswith(f"/{ACCOUNT}/"):
             container, _, path = path.removeprefix(f"/{ACCOUNT}/").lstrip("/").partition("/")

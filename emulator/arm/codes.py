@@ -15,7 +15,7 @@ from .routing import WORKSPACE, Call, route
 
 async def _normalised(call: Call, given: Json, _: Resource | None) -> Json:
     try:
-        location = call.control.storage.locate(given["codeUri"])
+        location = call.control.locate(given["codeUri"])
     except UriError as error:
         raise bad_request(str(error)) from None
     # The SDK downloads code from an address of this form only; it leads to Azurite by the proxy.

@@ -29,6 +29,8 @@ def command_job(call: Call, properties: Json) -> Json:
     for field in ("inputs", "outputs", "resources", "limits", "distribution", "identity", "queueSettings", "services"):
         if not isinstance(properties.get(field, {}), dict):
             raise bad_request(f"'{field}' must be an object.")
+    if not all(isinstance(service, dict) for service in properties.get("services", {}).values()):
+        raise bad_request("Each of the job's services must be an object.")
     check_labels(properties)
     compute = properties.get("computeId")
     if compute and compute != SERVERLESS:
@@ -114,7 +116,10 @@ def _check_run(properties: Json) -> None:
             raise ValueError("The timeout must be longer than nothing.")
     except ValueError as error:
         raise bad_request(f"limits.timeout: {error}") from None
-    if ((properties.get("resources") or {}).get("properties") or {}).get("IsLocal"):
+    of_resources = (properties.get("resources") or {}).get("properties") or {}
+    if not isinstance(of_resources, dict):
+        raise bad_request("'resources.properties' must be an object.")
+    if of_resources.get("IsLocal"):
         raise bad_request("Jobs on the compute 'local' are not modelled; every compute here is this machine.")
 
 

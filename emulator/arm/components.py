@@ -23,7 +23,10 @@ def normalised_spec(spec: Json) -> Json:
     if not _objects(full, "outputs"):
         full.pop("outputs", None)
     if spec.get("type") == "command":
-        resources = {k: v for k, v in (spec.get("resources") or {}).items() if v is not None}
+        given = spec.get("resources") or {}
+        if not isinstance(given, dict):
+            raise bad_request("The component's resources must be an object.")
+        resources = {k: v for k, v in given.items() if v is not None}
         full["resources"] = {"instance_count": 1, **resources}
     environment = full.get("environment")
     if isinstance(environment, str) and (match := CURATED.fullmatch(environment)):

@@ -2,6 +2,7 @@
 
 import re
 from hashlib import sha256
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
@@ -82,7 +83,8 @@ async def put_compute(call: Call) -> Response:
 @route("PATCH", WORKSPACE + "/computes/{name}", "computes: change the scale settings")
 async def patch_compute(call: Call) -> Response:
     compute = _find(call)
-    changed = (call.properties.get("properties") or {}).get("scaleSettings")
+    given = call.properties.get("properties")
+    changed = given.get("scaleSettings") if isinstance(given, dict) else None
     if not isinstance(changed, dict):
         raise bad_request("A change of a compute needs 'properties.properties.scaleSettings'.")
     inner = compute.properties["properties"]
@@ -93,8 +95,10 @@ async def patch_compute(call: Call) -> Response:
     return show(call, _with_nodes(call, compute), 200, call.control.operations.done(compute.id, OPERATIONS))
 
 
-def _checked(inner: Json, existing: Resource | None) -> Json:
+def _checked(inner: Any, existing: Resource | None) -> Json:
     """The cluster's own properties as they are kept. Raises ArmError for what cannot be."""
+    if not isinstance(inner, dict):
+        raise bad_request("'properties.properties' must be an object.")
     scale = inner.get("scaleSettings")
     if not isinstance(scale, dict):
         raise bad_request("A cluster needs 'scaleSettings' with 'maxNodeCount'.")
@@ -110,6 +114,8 @@ def _checked(inner: Json, existing: Resource | None) -> Json:
     if priority not in PRIORITIES:
         raise bad_request(f"vmPriority '{priority}' is not known; use {' or '.join(PRIORITIES)}.")
     size = inner.get("vmSize") or "Standard_DS3_v2"
+    if not isinstance(size, str):
+        raise bad_request("vmSize must be a text such as Standard_DS3_v2.")
     before = existing.properties["properties"] if existing else {}
     # Guess: a cluster's size and priority cannot be changed
     for field, value in (("vmSize", size), ("vmPriority", priority)):
@@ -118,6 +124,8 @@ def _checked(inner: Json, existing: Resource | None) -> Json:
                 f"The {field} of a cluster cannot be changed ({before[field]} to {value}): delete it or create another."
             )
     credentials = inner.get("userAccountCredentials")
+    if not isinstance(credentials, dict | None):
+        raise bad_request("userAccountCredentials must be an object.")
     return {
         "osType": inner.get("osType") or "Linux",
         "vmSize": size,

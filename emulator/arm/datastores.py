@@ -1,5 +1,6 @@
 """Datastores: names for containers of storage accounts. The workspace's own account is Azurite."""
 
+import re
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 DATASTORE = WORKSPACE + "/datastores/{name}"
 # What each type must name besides the account.
+CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 PLACES = {"AzureBlob": "containerName", "AzureFile": "fileShareName", "AzureDataLakeGen2": "filesystem"}
 
 
@@ -35,13 +37,13 @@ def _shown(given: Json, is_default: bool) -> Json:
             "description": None,
             "tags": {},
             "properties": None,
-            "isDefault": is_default,
             "subscriptionId": None,
             "resourceGroup": None,
             "endpoint": "core.windows.net",
             "protocol": "https",
             "serviceDataAccessAuthIdentity": "None",
             **given,
+            "isDefault": is_default,  # no client's to say
         }
     }
 
@@ -78,13 +80,22 @@ async def put_datastore(call: Call) -> Response:
     if kind not in PLACES:
         raise bad_request(f"datastoreType '{kind}' is not modelled by the local Azure; use {', '.join(PLACES)}.")
     for needed in ("accountName", PLACES[kind]):
-        if not given.get(needed):
+        if not given.get(needed) or not isinstance(given[needed], str):
             raise bad_request(f"A datastore of type {kind} needs '{needed}'.")
-    credentials = dict(given.get("credentials") or {"credentialsType": "None"})
+    credentials = given.get("credentials") or {"credentialsType": "None"}
+    if not isinstance(credentials, dict):
+        raise bad_request("'credentials' must be an object.")
     secrets = credentials.pop("secrets", None)  # kept apart: no answer but listSecrets shows them
     id = call.id("datastores/{name}")
     existing = call.control.store.get(id)
+    place = (given["accountName"], given[PLACES[kind]])
+    if existing and existing.name in DATASTORES and place != (ACCOUNT, DATASTORES[existing.name]):
+        raise bad_request(f"The datastore '{existing.name}' belongs to the workspace; it cannot lead elsewhere.")
     if kind == "AzureBlob" and given["accountName"] == ACCOUNT:
+        if not CONTAINER.fullmatch(given["containerName"]):
+            raise bad_request(
+                f"'{given['containerName']}' is no name of a container: give 3 to 63 small letters, digits and '-'."
+            )
         await call.control.storage.ensure_container(given["containerName"])
     is_default = bool(existing and existing.properties["isDefault"])
     body = _shown({**given, "credentials": credentials}, is_default)

@@ -8,7 +8,7 @@ import yaml
 from ..store import Json, Resource
 from .asset_kinds import BASE, Kind
 from .errors import bad_request
-from .routing import Call
+from .routing import MAX_NESTING, Call
 
 CHOICES = {"osType": ("Linux", "Windows"), "autoRebuild": ("Disabled", "OnBaseImageUpdate")}
 
@@ -45,12 +45,22 @@ async def _normalised(_: Call, given: Json, __: Resource | None) -> Json:
 async def _conda_as_json(text: str) -> str:
     """The service stores the YAML of a conda file as JSON."""
     try:
-        # An alias may stand for so much that its JSON fits nowhere.
-        if any(isinstance(event, yaml.AliasEvent) for event in await asyncio.to_thread(lambda: [*yaml.parse(text)])):
-            raise bad_request("condaFile must not use YAML aliases (*name); write out what they stand for.")
+        await asyncio.to_thread(_check_yaml, text)
         return json.dumps(await asyncio.to_thread(yaml.safe_load, text), indent=2)
     except (yaml.YAMLError, TypeError, RecursionError) as error:
         raise bad_request(f"condaFile is not valid YAML: {error}") from None
+
+
+def _check_yaml(text: str) -> None:
+    """Refuse what takes no end to read. Raises ArmError."""
+    depth = 0
+    for event in yaml.parse(text):
+        # An alias may stand for so much that its JSON fits nowhere.
+        if isinstance(event, yaml.AliasEvent):
+            raise bad_request("condaFile must not use YAML aliases (*name); write out what they stand for.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_NESTING:
+            raise bad_request(f"condaFile is nested deeper than {MAX_NESTING} levels.")
 
 
 def _shown(call: Call, version: Resource) -> Resource:

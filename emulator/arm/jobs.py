@@ -1,5 +1,6 @@
 """Jobs: submit, get, list, update, cancel, delete. What runs them is emulator/jobs/."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ async def list_jobs(call: Call) -> Response:
 def _has(field: str, pair: str) -> dict[str, Any]:
     """The condition that a job has a tag or property, given as ``key`` or ``key=value``."""
     key, equals, value = pair.partition("=")
-    if '"' in key or not key.strip():
+    if '"' in key or "\0" in key or not key.strip():
         raise bad_request(f"'{pair}' is no name of a tag or property to list by: give key or key=value.")
     return {f'$.properties.{field}."{key.strip()}"': value if equals else PRESENT}
 
@@ -90,7 +91,7 @@ async def _put_job(call: Call) -> Response:
         raise bad_request(
             f"Jobs of the type '{kind}' are not modelled by the local Azure; it runs {', '.join(SUBMISSIONS)}."
         )
-    parent, versions = properties.pop("parentJobName", None), _output_versions(call, properties)
+    parent, versions = _parent(call, properties), _output_versions(call, properties)
     body = {"properties": SUBMISSIONS[kind](call, properties)}
     plan = body["properties"].pop("plan", None)  # what its executor needs, and no answer shows
     try:
@@ -113,9 +114,20 @@ async def _put_job(call: Call) -> Response:
     return show(call, with_services(call, job), 201, {"Location": str(call.request.url)})
 
 
+def _parent(call: Call, properties: Json) -> str | None:
+    """Takes the name of the job above this one out of ``properties``. Raises ArmError."""
+    parent = properties.pop("parentJobName", None)
+    if parent is not None and (not isinstance(parent, str) or parent.lower() == call.params["name"].lower()):
+        raise bad_request("'parentJobName' must be the name of another job.")
+    return parent
+
+
 def _output_versions(call: Call, properties: Json) -> Json:
     """Takes the versions, by which outputs shall be registered, out of ``properties``: output name -> version."""
-    outputs = {key: value for key, value in (properties.get("outputs") or {}).items() if isinstance(value, dict)}
+    given = properties.get("outputs") or {}
+    if not isinstance(given, dict):
+        raise bad_request("'outputs' must be an object.")
+    outputs = {key: value for key, value in given.items() if isinstance(value, dict)}
     versions = {key: value.pop("assetVersion") for key, value in outputs.items() if value.get("assetVersion")}
     if versions and call.request.query_params.get("api-version") == STRICT_OUTPUTS:
         raise bad_request(
@@ -145,10 +157,13 @@ def with_services(call: Call, job: Resource) -> Resource:
     return job
 
 
-def must_exist(call: Call, id: str | None, kind: str) -> None:
-    if not id or call.control.store.get(id) is None:
+def must_exist(call: Call, id: Any, kind: str) -> None:
+    """Refuse an id that is none of a ``kind`` ("compute", "code" …), or of one that is not there."""
+    form = f".+/{kind}s/[^/]+" + ("/versions/[^/]+" if kind in ("environment", "code") else "")
+    known = isinstance(id, str) and re.fullmatch(form, id, re.IGNORECASE) and call.control.store.get(id)
+    if not known:
         raise bad_request(
-            f"The {kind} '{short_id(id or '')}' does not exist in this workspace.",
+            f"The {kind} '{short_id(str(id or '')) or id}' does not exist in this workspace.",
             "NotFound",
         )
 
@@ -201,9 +216,9 @@ def _update(call: Call, job: Resource, properties: Json) -> Response:
         if key in MUTABLE or key in ("jobType", "status", "services", "parentJobName"):
             continue
         if key in ("inputs", "outputs"):
-            same = set(value) <= set(current.get(key) or {})
+            same = isinstance(value, dict) and set(value) <= set(current.get(key) or {})
         elif key == "resources":
-            same = value.items() <= (current.get("resources") or {}).items()
+            same = isinstance(value, dict) and value.items() <= (current.get("resources") or {}).items()
         else:
             same = value == current.get(key)
         if not same:
@@ -229,14 +244,20 @@ def change(call: Call, job: Resource, properties: Json) -> Resource:
 
 
 def check_labels(properties: Json) -> None:
-    """Refuse tags, properties and variables that are no pairs of text, and texts that are none."""
+    """Refuse tags, properties and variables that are no pairs of text, and texts that are none; drop null ones."""
     for field in ("tags", "properties", "environmentVariables"):
-        given = properties.get(field) or {}
+        given = properties.get(field)
+        if given is None:
+            continue
         if not isinstance(given, dict) or not all(isinstance(value, str | None) for value in given.values()):
             raise bad_request(f"'{field}' must be an object whose values are texts.")
+        properties[field] = {name: value for name, value in given.items() if value is not None}
     for field in ("description", "displayName", "experimentName"):
         if not isinstance(properties.get(field), str | None):
             raise bad_request(f"'{field}' must be a text.")
+    # Guess: an experiment's name has 1 to 255 characters
+    if not 1 <= len(properties.get("experimentName", "Default")) <= 255:
+        raise bad_request("'experimentName' must have 1 to 255 characters.")
     if not isinstance(properties.get("isArchived"), bool | None):
         raise bad_request("'isArchived' must be true or false.")
 

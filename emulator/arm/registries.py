@@ -5,7 +5,7 @@ from starlette.responses import JSONResponse, Response
 from ..registry import KINDS, NAME, PUBLISHED, Registry
 from ..store import Json, Resource
 from .errors import ArmError
-from .routing import PROVIDER, Call, Coverage, route
+from .routing import PROVIDER, Call, Coverage, route, whole_number
 
 GROUP = "/subscriptions/{subscription}/resourceGroups/{group}" + PROVIDER + "/registries"
 # Where discovery sends the SDK.
@@ -125,8 +125,7 @@ def _page(call: Call, values: list[Json]) -> Response:
     query = call.request.query_params
     if query.get("$orderBy", "").lower() in ("createdtime", "createdtime asc"):
         values = values[::-1]
-    top = query.get("$top", "")
-    return JSONResponse({"value": values[: int(top)] if top.isdecimal() else values})
+    return JSONResponse({"value": values[: whole_number(call, "$top", len(values))]})
 
 
 def _shown(kind: str, version: Resource) -> Json:

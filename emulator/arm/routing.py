@@ -31,6 +31,8 @@ NAMES = {"name": ASSET_NAME, "version": ASSET_NAME, "endpoint": ENDPOINT_NAME, "
 PAGE_SIZE = 50  # Guess: a page of a list has 50 rows; how many, is the service's own affair
 LIST_VIEWS = {"activeonly": False, "archivedonly": True, "all": None}
 MAX_BODY = 4 * 1024 * 1024  # bytes; Resource Manager's documented limit for a request
+MAX_NESTING = 100  # objects within objects: deeper ones can be neither stored nor answered
+QUERY = re.compile(r"\?[^\s']+")  # of an address in a message: it may hold a signature, which no log may
 
 
 @dataclass
@@ -140,7 +142,7 @@ async def dispatch(control: "Control", request: Request) -> Response:
     try:
         response = await _answer(control, request)
     except ArmError as error:
-        log.info("arm method=%s path=%s refused: %s", request.method, request.url.path, error.message)
+        log.info("arm method=%s path=%s refused: %s", request.method, request.url.path, QUERY.sub("?…", error.message))
         response = error.response()
     except Exception:
         log.exception("arm method=%s path=%s", request.method, request.url.path)
@@ -231,11 +233,30 @@ async def _json_body(request: Request) -> Json:
         return {}
     try:
         body = json.loads(raw)
+        # What comes in must be able to go out again: neither NaN, Infinity nor half a surrogate pair can.
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        too_deep = _nested_deeper(body, MAX_NESTING)
     except ValueError as error:
         raise ArmError(400, "InvalidRequestContent", f"The request content is not valid JSON: {error}.") from None
+    except RecursionError:
+        too_deep = True
+    if too_deep:
+        raise ArmError(400, "InvalidRequestContent", f"The request content is nested deeper than {MAX_NESTING} levels.")
     if not isinstance(body, dict):
         raise ArmError(400, "InvalidRequestContent", "The request content must be a JSON object.")
     return body
+
+
+def _nested_deeper(value: Any, levels: int) -> bool:
+    inner = [value]
+    for _ in range(levels + 1):
+        inner = [
+            child
+            for outer in inner
+            if isinstance(outer, dict | list)
+            for child in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(inner)
 
 
 def arm_type(id: str) -> str:
@@ -284,7 +305,7 @@ def listing(
 
     ``archived`` and ``where`` choose as in ``Store.select``; ``prepare`` completes a resource before it is shown.
     """
-    skip, top = _whole_number(call, "$skip", 0), _whole_number(call, "$top", PAGE_SIZE)
+    skip, top = whole_number(call, "$skip", 0), whole_number(call, "$top", PAGE_SIZE)
     size = min(top, PAGE_SIZE)
     found = call.control.store.select(
         collection, archived=archived, where=where, newest_first=newest_first, skip=skip, limit=size + 1
@@ -295,7 +316,7 @@ def listing(
 
 def page(call: Call, resources: Sequence[Resource]) -> Response:
     """The same of a list that is at hand."""
-    skip, top = _whole_number(call, "$skip", 0), _whole_number(call, "$top", PAGE_SIZE)
+    skip, top = whole_number(call, "$skip", 0), whole_number(call, "$top", PAGE_SIZE)
     size = min(top, PAGE_SIZE)
     answer = {"value": [envelope(r, call.control.state.principal_id) for r in resources[skip : skip + size]]}
     return JSONResponse({**answer, **_next_link(call, skip, skip + size < len(resources))})
@@ -303,14 +324,14 @@ def page(call: Call, resources: Sequence[Resource]) -> Response:
 
 def _next_link(call: Call, skip: int, more: bool) -> Json:
     """The link to the next page. Who asked for the first ``$top`` gets no more than those."""
-    top = _whole_number(call, "$top", 0)
+    top = whole_number(call, "$top", 0)
     if not more or 0 < top <= PAGE_SIZE:
         return {}
     left = {"$top": top - PAGE_SIZE} if top else {}
     return {"nextLink": str(call.request.url.include_query_params(**{"$skip": skip + PAGE_SIZE, **left}))}
 
 
-def _whole_number(call: Call, name: str, default: int) -> int:
+def whole_number(call: Call, name: str, default: int) -> int:
     text = call.request.query_params.get(name)
     if text is None:
         return default

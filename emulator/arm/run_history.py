@@ -11,7 +11,7 @@ from ..storage import UriError
 from ..store import Json, Resource
 from .errors import bad_request
 from .jobs import change, find_job
-from .routing import WORKSPACE, Call, Coverage, route
+from .routing import WORKSPACE, Call, Coverage, route, whole_number
 
 HISTORY = "/history/v1.0" + WORKSPACE
 PAGE = 100  # runs
@@ -27,7 +27,7 @@ async def get_run(call: Call) -> Response:
 @route("POST", HISTORY + "/rundata", "run history: run data (what download asks for)")
 async def run_data(call: Call) -> Response:
     name = call.body.get("runId")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise bad_request("The request's body needs 'runId'.")
     return JSONResponse({"runMetadata": _run(call, find_job(call, name))})
 
@@ -60,16 +60,13 @@ def _log_paths(job: Resource) -> list[str]:
 async def list_children(call: Call) -> Response:
     parent = find_job(call)
     query = call.request.query_params
-    start, top = query.get("$continuationtoken") or "0", query.get("$top") or str(PAGE)
-    if not (start.isdecimal() and top.isdecimal() and int(top) > 0):
-        raise bad_request("$top and $continuationtoken must be whole numbers.")
-    size = min(int(top), PAGE)
-    found = call.control.store.select(
-        call.id("jobs"), where={"parent_job": parent.name}, skip=int(start), limit=size + 1
-    )
+    start, size = whole_number(call, "$continuationtoken", 0), min(whole_number(call, "$top", PAGE), PAGE)
+    if size == 0:
+        raise bad_request("$top must be at least 1.")
+    found = call.control.store.select(call.id("jobs"), where={"parent_job": parent.name}, skip=start, limit=size + 1)
     answer: Json = {"value": [_run(call, child) for child in found[:size]]}
     if len(found) > size and "$top" not in query:
-        token = str(int(start) + size)
+        token = str(start + size)
         answer["continuationToken"] = token
         answer["nextLink"] = str(call.request.url.include_query_params(**{"$continuationtoken": token}))
     return JSONResponse(answer)

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from ..config import ACCOUNT
 from ..store import Json, Resource
-from .errors import ArmError, not_found
+from .errors import ArmError, bad_request, not_found
 from .routing import PROVIDER, WORKSPACE, Call, Coverage, page, route, show
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ async def update_workspace(call: Call) -> Response:
     workspace = _workspace(call)
     if isinstance(call.body.get("tags"), dict):
         workspace.body["tags"] = call.body["tags"]
-    given: Json = call.body.get("properties") or {}
+    given = call.body.get("properties") or {}
+    if not isinstance(given, dict):
+        raise bad_request("'properties' must be an object.")
     workspace.properties.update({key: given[key] for key in MUTABLE if given.get(key) is not None})
     workspace = call.control.store.save(workspace)
     return show(call, workspace, 202, call.control.operations.done(workspace.id))

@@ -52,8 +52,13 @@ class Jobs:
         self._start(id, self._run(id))
 
     def _start(self, id: str, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks[id] = asyncio.create_task(work)
-        self._tasks[id].add_done_callback(lambda _: self._tasks.pop(id, None))
+        task = self._tasks[id] = asyncio.create_task(work)
+
+        def forget(ended: asyncio.Task[None]) -> None:
+            if self._tasks.get(id) is ended:  # else a new job has the name of a deleted one
+                del self._tasks[id]
+
+        task.add_done_callback(forget)
 
     def resume(self) -> None:
         """Start again what an earlier emulator left unfinished, as Azure does after a node was lost."""
@@ -69,23 +74,31 @@ class Jobs:
     def _parent_canceled(self, job: Resource) -> bool:
         """Whether a job above this one was to be cancelled when the local Azure was stopped."""
         parent = job.internal.get("parent_job")
-        above = self.control.store.get(f"{self.control.home.project.workspace_id}/jobs/{parent}") if parent else None
-        if above is None:
-            return False
-        return above.properties["status"] in ("CancelRequested", "Canceled") or self._parent_canceled(above)
+        seen = {job.name.lower()}  # parents are what clients say: they may lead in circles
+        while parent and parent.lower() not in seen:
+            seen.add(parent.lower())
+            above = self.control.store.get(f"{self.control.home.project.workspace_id}/jobs/{parent}")
+            if above is None:
+                return False
+            if above.properties["status"] in ("CancelRequested", "Canceled"):
+                return True
+            parent = above.internal.get("parent_job")
+        return False
 
     async def cancel(self, id: str) -> None:
         """Stop a job. Returns when its process has ended."""
         asked_before = self.job(id).properties["status"] == "CancelRequested"
         self.set_status(id, "CancelRequested")
         if task := self._tasks.get(id):
-            if not asked_before:  # a second one would break off the first one's work
+            # A second one would break off the first one's work, be that a preemption's.
+            if not asked_before and not task.cancelling():
                 task.cancel("cancel")
             await asyncio.wait([task])
 
     async def preempt(self, id: str) -> None:
         """Take a running job's nodes away: its processes are killed, and it queues again."""
-        if task := self._tasks.get(id):
+        task = self._tasks.get(id)
+        if task and not task.cancelling():
             preempted = self.job(id)
             preempted.internal["preemptions"] = preempted.internal.get("preemptions", 0) + 1
             self.control.store.save(preempted)
@@ -122,6 +135,11 @@ class Jobs:
                     if cancelled.args != ("preempt",):
                         raise
                     log.info("job name=%s preempted", job.name)
+                    if task := asyncio.current_task():
+                        task.uncancel()
+                    if self.job(id).properties["status"] == "CancelRequested":  # while its processes were stopped
+                        await self._finish(id, "Canceled")
+                        return
             await self._finish(id, "Completed")
         except asyncio.CancelledError as cancelled:
             if cancelled.args != ("shutdown",):

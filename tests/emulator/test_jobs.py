@@ -452,6 +452,22 @@ def test_a_preempted_job_starts_again_with_its_checkpoints(azure: LocalAzure, ml
     assert requests.post(f"{arm.url}/_emulator/jobs/cheap/preempt", timeout=10).status_code == 401
 
 
+def test_cancelling_a_job_that_is_being_preempted_leaves_it_the_time_to_save(
+    azure: LocalAzure, ml: MLClient, arm: Arm
+) -> None:
+    low = AmlCompute(name="low", size="Standard_DS3_v2", max_instances=1, tier="low_priority")
+    ml.compute.begin_create_or_update(low).result()
+    line = "trap 'sleep 1; echo saved; exit 1' TERM; echo first; while true; do sleep 0.1; done"
+    submit(ml, "torn", line, compute="low")
+    wait(ml, "torn", "Running")
+    while "first" not in (azure.home / "jobs/torn/std_log.txt").read_text():
+        time.sleep(0.1)
+    assert arm.call("POST", "/_emulator/jobs/torn/preempt").status_code == 202
+    ml.jobs.begin_cancel("torn").result()
+    assert wait(ml, "torn") == "Canceled"
+    assert log(azure, "torn").splitlines()[-1] == "saved"
+
+
 def test_a_job_without_a_compute_runs_serverless(azure: LocalAzure, ml: MLClient) -> None:
     job = command(name="serverless", command="echo here", environment=IMAGE)
     ml.jobs.create_or_update(job)
