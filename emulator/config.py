@@ -156,6 +156,8 @@ def load_project(path: Path) -> Project:
         raise ConfigError(f"{path} does not exist; run this in the project's folder or pass --project.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must be a mapping: subscription, tenant, resource_group and so on.")
     try:
         raw["event_subscriptions"] = [EventSubscription(**row) for row in raw.get("event_subscriptions", [])]
         raw["images"] = [Image(**row) for row in raw.get("images", [])]
@@ -166,7 +168,7 @@ def load_project(path: Path) -> Project:
         if raw.get("serverless"):
             raw["serverless"] = Serving(**raw["serverless"])
         return Project(root=path.resolve().parent, file=path.name, **raw)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: {error}.") from None
 
 

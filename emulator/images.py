@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -44,6 +45,25 @@ def _row(project: Project, image: str) -> Image:
     raise ImageError(f"The image {image} has no local counterpart; add a row to `images` in emulator.yaml.")
 
 
+def _variables(text: str) -> dict[str, str]:
+    """What ENV sets: ``A=1 B="two words"``, or the old ``A the rest``. Raises ImageError."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ImageError(f"ENV {text} cannot be read: {error}.") from None
+    if words and "=" not in words[0]:
+        return {words[0]: " ".join(words[1:])}
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def _words(text: str) -> list[str]:
+    """A command in exec form. Raises ValueError for any other."""
+    words = json.loads(text)
+    if not isinstance(words, list):
+        raise ValueError(text)
+    return [str(word) for word in words]
+
+
 @dataclass
 class Dockerfile:
     """The parts of a Dockerfile that matter without Docker: what runs, with which variables."""
@@ -65,12 +85,13 @@ def read_dockerfile(path: Path) -> Dockerfile:
         instruction, _, rest = line.strip().partition(" ")
         match instruction.upper():
             case "FROM":
-                result.base = rest.split()[0]
+                words = [word for word in rest.split() if not word.startswith("--")]  # --platform=linux/amd64
+                result.base = words[0] if words else ""
             case "ENV":
-                result.environment.update(re.findall(r'(\w+)="?([^"\s]*)"?', rest))
+                result.environment.update(_variables(rest))
             case "ENTRYPOINT" | "CMD":
                 try:
-                    words = [str(word) for word in json.loads(rest)]
+                    words = _words(rest)
                 except ValueError:
                     raise ImageError(
                         f'{instruction} must be in exec form here, a JSON array: {instruction} ["python", "serve.py"].'

@@ -1,5 +1,7 @@
 """Managed online deployments. What serves them is emulator/online/deployments.py."""
 
+import re
+
 from starlette.responses import JSONResponse, Response
 
 from ..durations import seconds
@@ -15,6 +17,7 @@ from .routing import Call, listing, route, short_id, show
 DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
 MAX_INSTANCES = 20  # on one machine; Azure's limit is the subscription's quota
 MAX_LOG_LINES = 10_000
+MAX_INT = 2**31 - 1
 SCALE_TYPES = ("Default", "TargetUtilization")
 # What an answer shows of a deployment besides its state, and what it is when a request does not say.
 SHOWN: Json = {
@@ -82,6 +85,13 @@ def _properties(call: Call) -> Json:
     given = {key: value for key, value in call.properties.items() if value is not None}
     if given.get("endpointComputeType", "Managed") != "Managed":
         raise bad_request("Only managed online deployments can be created here, none of Kubernetes.")
+    for name in ("codeConfiguration", "environmentVariables", "livenessProbe", "readinessProbe", "requestSettings",
+                 "scaleSettings", "properties"):  # fmt: skip
+        if not isinstance(given.get(name, {}), dict):
+            raise bad_request(f"'{name}' must be an object.")
+    _check_variables(given.get("environmentVariables") or {})
+    if not isinstance(given.get("modelMountPath", ""), str):
+        raise bad_request("'modelMountPath' must be a text.")
     _check_assets(call, given)
     scale = given.get("scaleSettings") or {}
     if scale.get("scaleType", "Default") not in SCALE_TYPES:
@@ -96,11 +106,21 @@ def _properties(call: Call) -> Json:
     }
 
 
+def _check_variables(variables: Json) -> None:
+    for name, value in variables.items():
+        if not name or "=" in name or "\0" in name:
+            raise bad_request(f"environmentVariables: {name!r} is no name of a variable.")
+        if isinstance(value, dict | list) or "\0" in str(value):
+            raise bad_request(f"environmentVariables: the value of '{name}' must be a text without null characters.")
+
+
 def _check_assets(call: Call, given: Json) -> None:
     """What the deployment is made of must be there, and must say what runs."""
     code = given.get("codeConfiguration") or {}
     if code and not (code.get("codeId") and code.get("scoringScript")):
         raise bad_request("codeConfiguration needs 'codeId' and 'scoringScript'.")
+    if not isinstance(code.get("scoringScript", ""), str):
+        raise bad_request("codeConfiguration: 'scoringScript' must be a text.")
     named = {"environment": given.get("environmentId"), "model": given.get("model"), "code": code.get("codeId")}
     for kind, id in named.items():
         if not id or (kind == "environment" and str(id).startswith("azureml://registries/")):
@@ -110,7 +130,8 @@ def _check_assets(call: Call, given: Json) -> None:
                 f"The {kind} '{id}' is described here, but its files are in Azure: register a copy in the workspace and"
                 " deploy that."
             )
-        if call.control.store.get(str(id)) is None:
+        of_kind = re.fullmatch(rf".*/{kind}s/[^/]+/versions/[^/]+", str(id), re.IGNORECASE)
+        if of_kind is None or call.control.store.get(str(id)) is None:
             raise bad_request(f"The {kind} '{short_id(str(id))}' does not exist.", "NotFound")
     if code and not given.get("environmentId"):
         raise bad_request("A deployment with a scoring script needs 'environmentId' too.")
@@ -123,7 +144,10 @@ def _check_assets(call: Call, given: Json) -> None:
 
 
 def _capacity(call: Call) -> int:
-    capacity = (call.body.get("sku") or {}).get("capacity")
+    sku = call.body.get("sku") or {}
+    if not isinstance(sku, dict):
+        raise bad_request("'sku' must be an object with a 'capacity'.")
+    capacity = sku.get("capacity")
     capacity = 1 if capacity is None else capacity
     if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= MAX_INSTANCES:
         raise bad_request(f"instance_count (sku.capacity) must be a whole number from 1 to {MAX_INSTANCES}.")
@@ -133,7 +157,7 @@ def _capacity(call: Call) -> int:
 def _request_settings(given: Json) -> Json:
     settings: Json = {**REQUEST_SETTINGS, **{key: value for key, value in given.items() if value is not None}}
     places = settings["maxConcurrentRequestsPerInstance"]
-    if isinstance(places, bool) or not isinstance(places, int) or places < 1:
+    if isinstance(places, bool) or not isinstance(places, int) or not 1 <= places <= MAX_INT:
         raise bad_request("maxConcurrentRequestsPerInstance must be a whole number from 1.")
     for name in ("requestTimeout", "maxQueueWait"):
         try:
@@ -145,6 +169,10 @@ def _request_settings(given: Json) -> Json:
 
 def _probe_settings(given: Json, name: str) -> Json:
     settings = given.get(name) or {}
+    for threshold in ("failureThreshold", "successThreshold"):
+        value = settings.get(threshold)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_INT):
+            raise bad_request(f"{name}: {threshold} must be a whole number from 1.")
     try:
         probe("/", settings)
     except (ValueError, TypeError) as error:
@@ -165,6 +193,9 @@ async def delete_deployment(call: Call) -> Response:
             raise ArmError(
                 409, "Conflict", f"The deployment '{deployment.name}' still gets traffic ({kind}); move it away first."
             )
+        # A share of 0 left behind would make every later update of the endpoint name a deployment that is not there.
+        (endpoint.properties.get(kind) or {}).pop(deployment.name, None)
+    call.control.store.save(endpoint)
     call.control.deployments.set_state(deployment.id, "Deleting")
     work = call.control.deployments.remove(deployment.id)
     return Response(status_code=202, headers=call.control.operations.start(deployment.id, work))
@@ -175,7 +206,7 @@ async def get_logs(call: Call) -> Response:
     """The last lines of the container's output, or of what fetched its files (StorageInitializer)."""
     deployment = _find(call)
     container = call.body.get("containerType") or "InferenceServer"
-    if container not in LOGS:
+    if not isinstance(container, str) or container not in LOGS:
         raise bad_request(f"containerType must be one of {', '.join(LOGS)}.")
     lines = call.body.get("tail")
     lines = 100 if lines is None else lines

@@ -71,12 +71,16 @@ def _body(call: Call, id: str, existing: Resource | None) -> Json:
     mode = AUTH_MODES.get(str(given.get("authMode", "")).lower())
     if mode is None:
         raise bad_request(f"authMode must be one of {', '.join(AUTH_MODES.values())}.")
-    traffic, mirror = _shares(given, "traffic"), _shares(given, "mirrorTraffic")
+    traffic, mirror = _shares(call, id, given, "traffic"), _shares(call, id, given, "mirrorTraffic")
     _check_traffic(call, id, traffic)
     _check_mirror(call, id, traffic, mirror)
     access = str(given.get("publicNetworkAccess") or "Enabled")
     if access not in ("Enabled", "Disabled"):
         raise bad_request("publicNetworkAccess must be Enabled or Disabled.")
+    if not isinstance(given.get("properties") or {}, dict):
+        raise bad_request("'properties.properties' must be an object of texts.")
+    if not isinstance(call.body.get("tags") or {}, dict):
+        raise bad_request("'tags' must be an object of texts.")
     known = existing.properties.get("properties") if existing else {"azureml.onlineendpointid": id.lower()}
     return {
         "location": call.body.get("location") or call.control.home.project.location,
@@ -98,6 +102,10 @@ def _body(call: Call, id: str, existing: Resource | None) -> Json:
 
 def _identity(call: Call) -> Json:
     identity: Json = call.body.get("identity") or {"type": "SystemAssigned"}
+    if not isinstance(identity, dict) or not isinstance(identity.get("type", ""), str):
+        raise bad_request("'identity' must be an object with a 'type', SystemAssigned or UserAssigned.")
+    if not isinstance(identity.get("userAssignedIdentities") or {}, dict):
+        raise bad_request("'userAssignedIdentities' must be an object whose keys are the ids of identities.")
     project, principal = call.control.home.project, call.control.state.principal_id
     if "UserAssigned" in str(identity.get("type", "")):
         assigned = {
@@ -117,15 +125,19 @@ def _check_identity(call: Call, existing: Resource) -> None:
         raise bad_request("The identity of an endpoint cannot be changed; create another endpoint.")
 
 
-def _shares(given: Json, name: str) -> dict[str, int]:
-    """Percentages by deployment. Raises ArmError for anything else."""
+def _shares(call: Call, id: str, given: Json, name: str) -> dict[str, int]:
+    """Percentages by deployment, each by the name that it was created under. Raises ArmError for anything else."""
     shares = given.get(name) or {}
     if not isinstance(shares, dict):
         raise bad_request(f"'{name}' must be an object of percentages by deployment.")
     for deployment, share in shares.items():
         if isinstance(share, bool) or not isinstance(share, int) or not 0 <= share <= 100:
             raise bad_request(f"'{name}' of '{deployment}' must be a whole number from 0 to 100, not {share!r}.")
-    return shares
+    found = {deployment: call.control.store.get(f"{id}/deployments/{deployment}") for deployment in shares}
+    known = {deployment.name if (deployment := found[key]) else key: share for key, share in shares.items()}
+    if len(known) < len(shares):
+        raise bad_request(f"'{name}' names a deployment twice; names compare without case.")
+    return known
 
 
 def _check_traffic(call: Call, id: str, traffic: dict[str, int]) -> None:

@@ -76,7 +76,7 @@ class Preparation:
         model = self.control.store.get(id)
         if model is None:
             raise UriError("The deployment's model was deleted.")
-        name, version = id.split("/models/")[1].split("/versions/")
+        name, version = model.id.split("/models/")[1].split("/versions/")  # not the client's id: it may have any case
         location = self.control.locate(model.properties["modelUri"])
         mount: Path = self.models / name / version
         if not mount.exists():
@@ -99,8 +99,8 @@ class Preparation:
 
     def _local(self, text: str) -> str:
         mounts = [self.deployment.properties.get("modelMountPath") or "", f"{APP_ROOT}/azureml-models"]
-        for mount in filter(None, mounts):
-            text = text.replace(mount.rstrip("/"), str(self.models))
+        for mount in filter(None, (mount.rstrip("/") for mount in mounts)):
+            text = text.replace(mount, str(self.models))
         return text
 
     async def _own_container(self, model: Path | None) -> Container:

@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import aiohttp
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from yarl import URL
 
 from ..durations import seconds
@@ -26,7 +27,11 @@ log = logging.getLogger("emulator.forwarding")
 REQUEST_SETTINGS = {"maxConcurrentRequestsPerInstance": 1, "requestTimeout": "PT5S", "maxQueueWait": "PT0S"}
 HOP_BY_HOP = {
     "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host", "authorization", "date",
-    "server", "x-request-id",
+    "server", "x-request-id", "expect",  # what "Expect" asks for, this server has answered already
+}  # fmt: skip
+OWN_HEADERS = {
+    "azureml-model-deployment", "azureml-model-session", "ms-azureml-model-error-statuscode",
+    "ms-azureml-model-error-reason",
 }  # fmt: skip
 
 
@@ -48,6 +53,22 @@ class Message:
     body: bytes
 
 
+class Relay(StreamingResponse):
+    """The container's answer. ``end`` is called when it is over, also when the client left before it began."""
+
+    def __init__(
+        self, body: AsyncIterator[bytes], status: int, headers: dict[str, str], end: Callable[[], None]
+    ) -> None:
+        super().__init__(body, status, headers)
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
+
+
 class Forwarder:
     """Sends requests to the instances of deployments. Nothing is retried, and no lock is held meanwhile."""
 
@@ -57,7 +78,10 @@ class Forwarder:
 
     async def forward(self, request: Request, deployment: Resource, path: str) -> Response:
         """Answer ``request`` with what the deployment answers at ``path``. Raises InferenceError."""
-        message = await read(request, path)
+        try:
+            message = await read(request, path)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
         exchange = asyncio.create_task(self.open(message, deployment))
         gone = asyncio.create_task(_disconnected(request))
         try:
@@ -136,10 +160,11 @@ class Forwarder:
         instance: Instance,
         upstream: aiohttp.ClientResponse,
     ) -> Response:
-        headers = {k: v for k, v in upstream.headers.items() if k.lower() not in HOP_BY_HOP}
-        headers["azureml-model-deployment"] = deployment.name
-        headers["azureml-model-session"] = deployment.name
-        headers["x-request-id"] = message.headers["x-request-id"]
+        headers = {
+            "azureml-model-deployment": deployment.name,
+            "azureml-model-session": deployment.name,
+            "x-request-id": message.headers["x-request-id"],
+        }
         status = upstream.status
         if status >= 300:
             # Azure answers 424 for whatever the container refused, and tells its status in a header.
@@ -154,11 +179,17 @@ class Forwarder:
             except (aiohttp.ClientError, TimeoutError) as error:
                 log.warning("inference deployment=%s broke_off=%s", deployment.name, type(error).__name__)
                 raise
-            finally:
-                upstream.close()
-                server.release(instance)
 
-        return StreamingResponse(body(), status, headers)
+        def end() -> None:
+            upstream.close()
+            server.release(instance)
+
+        answer = Relay(body(), status, headers, end)
+        left_out = {*HOP_BY_HOP, *OWN_HEADERS}
+        # As they were sent, repeated ones and those outside Latin-1 too, which a str would not bring back.
+        passed_on = [(k.lower(), v) for k, v in upstream.raw_headers if k.decode("latin-1").lower() not in left_out]
+        answer.raw_headers = [*passed_on, *answer.raw_headers]
+        return answer
 
     async def close(self) -> None:
         if self._session is not None:

@@ -5,7 +5,7 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ..store import Json, Resource
@@ -33,12 +33,14 @@ class Inference:
             self._authorize(endpoint, request)
             wanted = request.headers.get("azureml-model-deployment")
             deployment = self._deployment(endpoint, wanted or self._by_traffic(endpoint))
-            path = request.scope["raw_path"].decode("ascii").split("/", 3)[3]  # as it was sent: %2F is no /
+            path = _below_endpoint(request)
             if wanted is None:
                 await self._mirror(endpoint, request, path)
             return await self.forward(request, deployment, path)
         except InferenceError as error:
             return error.response
+        except ClientDisconnect:
+            return Response(status_code=499)  # it went away while it was sending; nobody reads this
 
     async def forward(self, request: Request, deployment: Resource, path: str) -> Response:
         """Answer with what ``deployment`` answers at ``path``, whatever kind of endpoint it belongs to."""
@@ -103,6 +105,14 @@ class Inference:
         finally:
             answer.close()
             server.release(instance)
+
+
+def _below_endpoint(request: Request) -> str:
+    """The path at the container as it was sent: %2F in it is no slash."""
+    parts: list[str] = request.scope["raw_path"].decode("ascii").split("/", 3)
+    if len(parts) < 4:  # a %2F stands where /inference/<endpoint>/ has its slashes
+        raise InferenceError(404, "There is no such endpoint.")
+    return parts[3]
 
 
 def _shares(traffic: Json | None) -> dict[str, int]:

@@ -52,11 +52,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "stream" in wish:
             return self.stream(wish["stream"], wish["every"])
         told = {"name": name, "pid": os.getpid(), "path": self.path, "size": len(body), "headers": dict(self.headers)}
-        self.answer(wish.get("status", 200), json.dumps(told).encode())
-    def answer(self, status, content):
+        self.answer(wish.get("status", 200), json.dumps(told).encode(), wish.get("notes", ()))
+    def answer(self, status, content, notes=()):
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Content-Type", "application/json")
+        for note in notes:
+            self._headers_buffer.append(f"x-note: {note}\\r\\n".encode())  # send_header takes Latin-1 only
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)

@@ -47,3 +47,11 @@ def test_at_a_later_start_only_the_port_that_clients_save_is_insisted_on(tmp_pat
     with listening(ports["arm"]), pytest.raises(ConfigError, match=f"Port {ports['arm']}.*another program.*make clean"):
         Home(PROJECT, tmp_path).prepare()
     assert Home(PROJECT, tmp_path).prepare().ports == again
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "images: {}", "event_subscriptions: 5", "registry_components: [a]"])
+def test_a_file_of_another_shape_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "emulator.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=str(path)):
+        load_project(path)

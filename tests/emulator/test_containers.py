@@ -45,6 +45,12 @@ async def prepare(tmp_path: Path, images: list[Image], environment: dict[str, An
     return await Preparation(control, resource, tmp_path / "1", tmp_path / "models", print).run()  # type: ignore[arg-type]
 
 
+async def test_a_model_mounted_at_the_root_changes_no_other_text(tmp_path: Path) -> None:
+    row = Image("*", ".venv", ["serve", "/words"])
+    container = await prepare(tmp_path, [row], {"image": "x"}, model=MODEL, modelMountPath="/")
+    assert container.command == ["serve", "/words"]
+
+
 async def test_a_plain_image_runs_the_command_of_its_row_on_the_port_that_it_is_given(tmp_path: Path) -> None:
     command = ["python", "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", "/mnt/model"]
     row = Image("ghcr.io/me/server:*", ".venv", command)

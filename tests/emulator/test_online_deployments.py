@@ -250,7 +250,7 @@ def test_the_logs_of_both_containers_can_be_read(
     fetched = logs("chatty", "depot", lines=10, container_type="storage-initializer")
     assert "Downloaded the build context, 2 files" in fetched
     path = "onlineEndpoints/depot/deployments/chatty/getLogs"
-    for body in ({"containerType": "Kitchen"}, {"tail": "all"}, {"tail": 0}):
+    for body in ({"containerType": "Kitchen"}, {"containerType": {"a": 1}}, {"tail": "all"}, {"tail": 0}):
         assert arm_request(azure, "POST", path, body).status_code == 400
 
 
@@ -277,8 +277,13 @@ def test_a_deployment_cannot_be_changed_or_deleted_while_it_is_created_nor_delet
     with pytest.raises(HttpResponseError, match="still gets traffic") as refused:
         ml.online_deployments.begin_delete("busy", "depot")
     assert refused.value.status_code == 409
-    set_traffic(ml, "depot", {})
+    set_traffic(ml, "depot", {"BUSY": 100})
+    traffic = ml.online_endpoints.get("depot").traffic
+    assert traffic["busy"] == 100  # names compare without case
+    assert "BUSY" not in traffic
+    set_traffic(ml, "depot", {"busy": 0})
     ml.online_deployments.begin_delete("busy", "depot").result()
+    assert "busy" not in ml.online_endpoints.get("depot").traffic  # else its next update would name what is gone
     assert servers(azure.home, "depot/deployments/busy") == []
     assert not (azure.home / "deployments" / "onlineendpoints" / "depot" / "deployments" / "busy").exists()
 
@@ -295,6 +300,18 @@ def test_a_deployment_cannot_be_changed_or_deleted_while_it_is_created_nor_delet
         ({"requestSettings": {"requestTimeout": "5"}}, {}, "requestTimeout: '5'"),
         ({"requestSettings": {"maxConcurrentRequestsPerInstance": 0}}, {}, "whole number from 1"),
         ({"scaleSettings": {"scaleType": "Magic"}}, {}, "scaleType"),
+        ({"scaleSettings": "x"}, {}, "'scaleSettings' must be an object"),
+        ({"codeConfiguration": "x"}, {}, "'codeConfiguration' must be an object"),
+        ({"requestSettings": 3}, {}, "'requestSettings' must be an object"),
+        ({"livenessProbe": 3}, {}, "'livenessProbe' must be an object"),
+        ({"livenessProbe": {"failureThreshold": 10**400}}, {}, "livenessProbe: failureThreshold must be"),
+        ({"readinessProbe": {"successThreshold": 0}}, {}, "readinessProbe: successThreshold must be"),
+        ({"environmentVariables": ["A=b"]}, {}, "'environmentVariables' must be an object"),
+        ({"environmentVariables": {"A=B": "c"}}, {}, "no name of a variable"),
+        ({"environmentVariables": {"A": {"b": "c"}}}, {}, "must be a text"),
+        ({"modelMountPath": 5}, {}, "'modelMountPath' must be a text"),
+        ({"model": "ENVIRONMENT"}, {}, "The model 'environments/echo/versions/1' does not exist"),
+        ({}, "one", "'sku' must be an object"),
         ({}, {"capacity": 0}, "from 1 to 20"),
         ({}, {"capacity": "two"}, "from 1 to 20"),
     ],
@@ -302,12 +319,15 @@ def test_a_deployment_cannot_be_changed_or_deleted_while_it_is_created_nor_delet
 def test_a_malformed_deployment_is_refused_with_a_reason(
     azure: LocalAzure, ml: MLClient, endpoint: ManagedOnlineEndpoint, properties: Any, sku: Any, message: str
 ) -> None:
-    good = "environmentId" in properties or "model" in properties or message.startswith(("needs", "does", "'scoring"))
+    good = "environmentId" in properties or message.startswith(("needs", "does", "'scoring"))
     if not good:
         echo_deployment(azure, ml, "depot", "malformed")
         workspace = ml.environments.get("echo", "1").id.removesuffix("/environments/echo/versions/1")
-        properties = {"environmentId": f"{workspace}/environments/echo/versions/1", **properties}
-    body = {"location": "westeurope", "sku": {"name": "Default", **sku}, "properties": properties}
+        environment = f"{workspace}/environments/echo/versions/1"
+        properties = {"environmentId": environment, **properties}
+        properties.update({"model": environment} if properties.get("model") == "ENVIRONMENT" else {})
+    sku = {"name": "Default", **sku} if isinstance(sku, dict) else sku
+    body = {"location": "westeurope", "sku": sku, "properties": properties}
     answer = arm_request(azure, "PUT", "onlineEndpoints/depot/deployments/malformed", body)
     assert answer.status_code == 400, answer.text
     assert message in answer.json()["error"]["message"]

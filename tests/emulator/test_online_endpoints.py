@@ -220,6 +220,7 @@ def test_an_endpoint_that_is_created_has_no_address_yet_and_refuses_a_second_upd
         ({"authMode": "Key", "traffic": ["blue"]}, "object of percentages"),
         ({"authMode": "Key", "traffic": {"blue": "100"}}, "whole number from 0 to 100"),
         ({"authMode": "Key", "mirrorTraffic": {"blue": 5.5}}, "whole number from 0 to 100"),
+        ({"authMode": "Key", "properties": "x"}, "'properties.properties' must be an object"),
     ],
 )
 def test_a_malformed_endpoint_is_refused_with_a_reason(
@@ -228,6 +229,14 @@ def test_a_malformed_endpoint_is_refused_with_a_reason(
     answer = arm_request(azure, "PUT", "onlineEndpoints/malformed", {"properties": properties})
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "identity", ["x", 5, [1], {"type": 5}, {"type": "UserAssigned", "userAssignedIdentities": "abc"}]
+)
+def test_a_malformed_identity_is_refused(azure: LocalAzure, identity: object) -> None:
+    body = {"properties": {"authMode": "Key"}, "identity": identity}
+    assert arm_request(azure, "PUT", "onlineEndpoints/malformed", body).status_code == 400
 
 
 def test_keys_and_tokens_are_refused_where_there_are_none(azure: LocalAzure, ml: MLClient) -> None:

@@ -1,13 +1,22 @@
 """The way of a request to a deployment and back: streams, disconnections, large bodies, methods, added time."""
 
+import os
+import socket
+import ssl
 import statistics
 import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import ManagedOnlineEndpoint, OnlineRequestSettings
 
+from emulator.online.forwarding import Forwarder, Message
+from emulator.store import Resource
 from tests.emulator.online import ask, create_endpoint, credential, deploy, echo_deployment, servers, set_traffic
 from tests.local_azure import LocalAzure
 
@@ -73,6 +82,59 @@ def test_get_and_head_reach_the_container_at_any_path(endpoint: ManagedOnlineEnd
     assert head.status_code == 200
     assert int(head.headers["Content-Length"]) > 0
     assert head.content == b""
+
+
+def test_headers_of_the_answer_arrive_as_they_were_sent_and_keep_no_place(
+    ml: MLClient, endpoint: ManagedOnlineEndpoint
+) -> None:
+    for _ in range(5):  # more than the deployment has places
+        answer = ask(ml, endpoint, {"notes": ["✓", "zwei"]})
+        assert answer.status_code == 200
+        assert answer.headers["x-note"].encode("latin-1").decode() == "✓, zwei"
+
+
+async def test_a_client_that_is_gone_before_the_answer_begins_keeps_no_place() -> None:
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(_: object) -> None:
+        return
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"more"
+
+    ended = []
+    upstream = SimpleNamespace(
+        status=200, headers={}, raw_headers=(), content=SimpleNamespace(iter_any=chunks), close=lambda: None
+    )
+    server = SimpleNamespace(release=ended.append)
+    answer = Forwarder(cast(Any, None))._answer(
+        Message("POST", "/", {"x-request-id": "1"}, b""),
+        Resource("id", "only", {}, {}, "", ""),
+        cast(Any, server),
+        cast(Any, "instance"),
+        cast(Any, upstream),
+    )
+    await answer({"type": "http", "asgi": {"spec_version": "2.3"}}, cast(Any, receive), cast(Any, send))
+    assert ended == ["instance"]
+
+
+def test_what_clients_break_off_or_misspell_is_no_failure_of_the_server(
+    azure: LocalAzure, ml: MLClient, endpoint: ManagedOnlineEndpoint, headers: dict[str, str]
+) -> None:
+    where = urlsplit(endpoint.scoring_uri)
+    for slash in ("/inference%2Fway/echo", "/inference/way%2Fecho"):
+        answer = requests.get(f"https://{where.netloc}{slash}", headers=headers, timeout=10)
+        assert answer.status_code == 404
+    half = f"POST {where.path} HTTP/1.1\r\nHost: x\r\nAuthorization: {headers['Authorization']}\r\n"
+    trusted = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
+    with (
+        socket.create_connection((str(where.hostname), where.port or 443)) as plain,
+        trusted.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(f"{half}Content-Length: 100\r\n\r\nhalf of it".encode())
+    assert ask(ml, endpoint).status_code == 200
+    assert "Traceback" not in azure.log("control")
 
 
 def test_the_endpoint_adds_little_time(

@@ -94,12 +94,19 @@ def _chat(body: dict[str, Any]) -> Any:
     """Texts are continued, ``[text, …]``; conversations are answered, ``{"output": text}``."""
     value, settings = body["input_data"], dict(body.get("params") or {})
     if isinstance(value, dict) and "input_string" in value:
-        settings = {**(value.get("parameters") or {}), **settings}
+        parameters = value.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise BadInput("'parameters' must be an object.")
+        settings = {**parameters, **settings}
         given = value["input_string"]
         if isinstance(given, str):
             return {"output": _continue(given, {"return_full_text": False, **settings})}
-        conversations = [given] if given and isinstance(given[0], dict) else given
-        if not conversations or not all(_is_conversation(messages) for messages in conversations):
+        conversations = [given] if isinstance(given, list) and given and isinstance(given[0], dict) else given
+        if (
+            not isinstance(conversations, list)
+            or not conversations
+            or not all(_is_conversation(messages) for messages in conversations)
+        ):
             raise BadInput("'input_string' must be a list of messages, each with 'role' and 'content'.")
         answers = [_answer(messages, settings) for messages in conversations]
         return {"output": answers[0] if len(answers) == 1 else answers}  # Guess: one chat gives a text
@@ -110,8 +117,13 @@ def _chat(body: dict[str, Any]) -> Any:
 
 
 def _is_conversation(messages: Any) -> bool:
-    return isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
     )
 
 
