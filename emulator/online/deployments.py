@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from .. import processes
 from ..arm.errors import ArmError
 from ..arm.routing import short_id
-from ..durations import seconds
 from ..images import ImageError
 from ..storage import UriError
-from ..store import Json, Resource
+from ..store import Resource
 from .containers import Container, Preparation
 from .instances import Events, Instance, StartError
 from .probes import probe
@@ -28,7 +27,6 @@ SPEC = (
     "environmentId", "environmentVariables", "model", "modelMountPath", "codeConfiguration", "livenessProbe",
     "readinessProbe",
 )  # fmt: skip
-REQUEST_TIMEOUT = "PT5S"  # Azure's default
 LOGS = {"InferenceServer": "server.log", "StorageInitializer": "storage.log"}
 
 
@@ -69,9 +67,8 @@ class Deployments:
         """Stop a deployment, one that is still being created too, and forget it."""
         self.set_state(id, "Deleting")
         await self._break_off(id)
-        limit = self._drain_limit(id)
         if server := self._servers.pop(id.lower(), None):
-            await server.shrink(len(server.instances), limit)
+            await server.shrink(len(server.instances))
         self._control.store.delete(id)
         await asyncio.to_thread(shutil.rmtree, self._folder(id), ignore_errors=True)
 
@@ -154,7 +151,7 @@ class Deployments:
             if difference > 0:
                 await old.grow(difference)
             elif difference < 0:
-                self._background(old.shrink(-difference, self._drain_limit(deployment.id)))
+                self._background(old.shrink(-difference))
             return
         folder = self._folder(deployment.id) / "revisions" / str(time.time_ns())  # the older one's files are in use
         try:
@@ -166,7 +163,7 @@ class Deployments:
             raise
         self._servers[deployment.id.lower()] = server
         if old is not None:
-            self._background(self._retire(old, self._drain_limit(deployment.id)))
+            self._background(self._retire(old))
 
     async def _prepare(self, deployment: Resource, revision: Path) -> Container:
         folder = self._folder(deployment.id)
@@ -205,16 +202,10 @@ class Deployments:
             deployment.internal["processes"] = [*known, *filter(None, [processes.identify(pid)])]
             self._control.store.save(deployment)
 
-    async def _retire(self, old: Server, limit: float) -> None:
+    async def _retire(self, old: Server) -> None:
         """Let the replaced server finish its requests; then its files can go."""
-        await old.shrink(len(old.instances), limit)
+        await old.shrink(len(old.instances))
         await asyncio.to_thread(shutil.rmtree, old.folder, ignore_errors=True)
-
-    def _drain_limit(self, id: str) -> float:
-        """How long a request may still take: what its own timeout allows, and some seconds."""
-        deployment = self._control.store.get(id)
-        settings: Json = (deployment.properties.get("requestSettings") or {}) if deployment else {}
-        return seconds(settings.get("requestTimeout") or REQUEST_TIMEOUT) + 5
 
     def _background(self, work: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
         task = asyncio.create_task(work)

@@ -102,6 +102,7 @@ class Forwarder:
         timeout = seconds(settings["requestTimeout"])
         deadline = time.monotonic() + timeout
         server, instance = await self._admit(deployment, settings, timeout)
+        server.longest = max(server.longest, timeout)  # an update may shorten it while this request runs
         try:
             return server, instance, await self._send(message, instance, max(deadline - time.monotonic(), 0.001))
         except BaseException as error:

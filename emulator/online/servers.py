@@ -10,6 +10,7 @@ from .instances import Instance
 
 # The service takes 2 x max_concurrent_requests_per_instance x instance_count requests at once, its documentation says.
 PENDING_FACTOR = 2
+DRAIN_MARGIN = 5.0  # seconds
 
 
 class NotServing(Exception):
@@ -27,6 +28,7 @@ class Server:
         self.spec = spec
         self.folder = folder
         self.instances: list[Instance] = []
+        self.longest = 0.0  # seconds that a request which it took may last
         self._make = make
         self._pending = 0
         self._waiting = 0
@@ -49,8 +51,8 @@ class Server:
         self.instances += new
         self.notify()
 
-    async def shrink(self, count: int, limit: float) -> None:
-        """Let so many finish what they work on, ``limit`` seconds at most, and end them."""
+    async def shrink(self, count: int) -> None:
+        """Let so many finish what they work on, for as long as their requests were promised, and end them."""
         leaving = self.instances[len(self.instances) - count :]
         del self.instances[len(self.instances) - count :]
         self.notify()  # who waits for one of these looks elsewhere
@@ -58,7 +60,7 @@ class Server:
             async with self._changed:
                 idle = self._changed.wait_for(lambda: not any(instance.in_flight for instance in leaving))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(idle, limit)
+                    await asyncio.wait_for(idle, self.longest + DRAIN_MARGIN)
         finally:
             await asyncio.gather(*(instance.stop() for instance in leaving))
 

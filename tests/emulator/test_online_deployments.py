@@ -95,6 +95,23 @@ def test_an_update_drops_no_request(azure: LocalAzure, ml: MLClient, endpoint: M
     assert set(names[-8:]) == {"new"}
 
 
+def test_an_update_that_shortens_the_time_of_requests_leaves_those_under_way_theirs(
+    azure: LocalAzure, ml: MLClient, endpoint: ManagedOnlineEndpoint, tmp_path: Path
+) -> None:
+    record = tmp_path / "asked"
+    variables = {"NAME": "old", "RECORD": str(record)}
+    long, short = (OnlineRequestSettings(request_timeout_ms=milliseconds) for milliseconds in (30000, 1000))
+    deploy(ml, echo_deployment(azure, ml, "depot", "hasty", variables, request_settings=long))
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask, ml, endpoint, {"sleep": 12}, "hasty")
+        until(record.exists)
+        deploy(ml, echo_deployment(azure, ml, "depot", "hasty", {"NAME": "new"}, request_settings=short))
+        answer = asked.result()
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["name"] == "old"
+    assert ask(ml, endpoint, {}, "hasty").json()["name"] == "new"
+
+
 def test_an_update_that_cannot_start_leaves_the_old_one_serving(
     azure: LocalAzure, ml: MLClient, endpoint: ManagedOnlineEndpoint
 ) -> None:
