@@ -104,6 +104,7 @@ def _detach(home: Home, event_copies: int) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=0o077,  # databases and logs of all parts hold keys or data: they are this user's alone
         )
 
 

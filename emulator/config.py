@@ -255,7 +255,10 @@ class Home:
         state.supervisor, state.processes = None, {}
         self.save(state)
         az.install(self.commands)
-        (self.path / "functions-keys.json").write_text(json.dumps(state.functions_keys), encoding="utf-8")
+        keys = self.path / "functions-keys.json"
+        keys.touch(mode=0o600)
+        keys.chmod(0o600)  # one that an older version wrote
+        keys.write_text(json.dumps(state.functions_keys), encoding="utf-8")
         return state
 
     def _choose_ports(self, ports: dict[str, int]) -> None:

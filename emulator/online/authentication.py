@@ -48,14 +48,14 @@ def authorize(endpoint: Resource, authorization: str | None, authority: Authorit
 
 
 def _check_key(endpoint: Resource, authorization: str | None) -> None:
-    key = (authorization or "").removeprefix("Bearer ").encode()  # only bytes compare outside ASCII
+    key = _bearer(authorization).encode()  # only bytes compare outside ASCII
     known = [endpoint.internal[name].encode() for name in ("primaryKey", "secondaryKey")]
     if not sum(hmac.compare_digest(key, each) for each in known):  # compares both, whatever the first says
         raise PermissionError("key_auth_access_denied: the key is missing or wrong.")
 
 
 def _check_token(endpoint: Resource, authorization: str | None) -> None:
-    token = (authorization or "").removeprefix("Bearer ")
+    token = _bearer(authorization)
     try:
         jwt.decode(
             token,
@@ -67,3 +67,9 @@ def _check_token(endpoint: Resource, authorization: str | None) -> None:
         )
     except jwt.PyJWTError as error:
         raise PermissionError(f"token_auth_access_denied: this is no valid token of the endpoint ({error}).") from None
+
+
+def _bearer(authorization: str | None) -> str:
+    """What follows the scheme, whose name has no case; a key may come without one."""
+    scheme, _, rest = (authorization or "").partition(" ")
+    return rest if scheme.lower() == "bearer" else authorization or ""

@@ -246,3 +246,8 @@ def test_down_ends_jobs_and_servers_although_the_supervisor_was_killed(arm: Mana
     os.kill(int(state["supervisor"]["pid"]), signal.SIGKILL)
     assert "is stopped" in run_emulator(arm.azure.home, "down")
     assert not any(map(runs, left))
+
+
+def test_what_holds_keys_is_readable_by_this_user_alone(azure: LocalAzure) -> None:
+    for name in ("state.json", "functions-keys.json", "resources.db", "events.db", "logs/control.log"):
+        assert (azure.home / name).stat().st_mode & 0o077 == 0, name
