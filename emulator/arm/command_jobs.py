@@ -9,8 +9,8 @@ from ..jobs.status import JobError
 from ..storage import UriError
 from ..store import Json, Resource
 from .errors import bad_request
-from .jobs import MOUNTED, SUBMISSIONS, check_labels, must_exist, normalised
-from .routing import Call
+from .jobs import MOUNTED, SUBMISSIONS, check_labels, filled_in, must_exist, normalised
+from .routing import ASSET_NAME, Call
 
 INPUT_MODES = ("ReadOnlyMount", "ReadWriteMount", "Download", "Direct", "EvalMount", "EvalDownload")
 OUTPUT_MODES = ("ReadWriteMount", "Upload", "Direct")
@@ -90,7 +90,7 @@ def _check_inputs(inputs: Json) -> None:
         if not isinstance(given, dict) or given.get("jobInputType") not in ("literal", *MOUNTED):
             kind = given.get("jobInputType") if isinstance(given, dict) else given
             raise bad_request(f"The input '{name}' has the type '{kind}'; known are literal, {', '.join(MOUNTED)}.")
-        if given["jobInputType"] != "literal" and not isinstance(given.get("uri"), str):
+        if given["jobInputType"] != "literal" and not (isinstance(given.get("uri"), str) and given["uri"]):
             raise bad_request(f"The input '{name}' needs a 'uri'.")
         _check_choice(f"The mode of input '{name}'", given.get("mode"), INPUT_MODES)
 
@@ -101,18 +101,22 @@ def _check_outputs(call: Call, outputs: Json) -> None:
             kind = given.get("jobOutputType") if isinstance(given, dict) else given
             raise bad_request(f"The output '{name}' has the type '{kind}'; known are {', '.join(MOUNTED)}.")
         _check_choice(f"The mode of output '{name}'", given.get("mode"), OUTPUT_MODES)
+        asset = given.get("assetName")
+        if asset is not None and not (isinstance(asset, str) and ASSET_NAME.fullmatch(asset)):
+            raise bad_request(f"The output '{name}' cannot be registered as '{asset}': that is no name of an asset.")
         if given.get("uri"):
             try:
-                call.control.references.locate(str(given["uri"]))
+                call.control.references.locate(filled_in(str(given["uri"]), call.params["name"], name))
             except UriError as error:
                 raise bad_request(f"The output '{name}' cannot be written: {error}") from None
 
 
 def _check_run(properties: Json) -> None:
     limits, identity = properties.get("limits") or {}, properties.get("identity") or {}
-    _check_choice("identityType", identity.get("identityType"), IDENTITIES)
+    if identity and identity.get("identityType") not in IDENTITIES:
+        raise bad_request(f"identityType is '{identity.get('identityType')}'; known are {', '.join(IDENTITIES)}.")
     try:
-        if limits.get("timeout") and seconds(str(limits["timeout"])) <= 0:
+        if limits.get("timeout") is not None and seconds(str(limits["timeout"])) <= 0:
             raise ValueError("The timeout must be longer than nothing.")
     except ValueError as error:
         raise bad_request(f"limits.timeout: {error}") from None

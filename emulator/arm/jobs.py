@@ -185,7 +185,10 @@ def normalised(call: Call, properties: Json) -> Json:
         }
     }
     for key, value in (properties.get("outputs") or {}).items():
-        uri = value.get("uri") or output_uri(name, key, str(value.get("jobOutputType")))
+        if value.get("jobOutputType") not in MOUNTED:  # the SDK could not read the job back
+            known = ", ".join(MOUNTED)
+            raise bad_request(f"The output '{key}' has the type '{value.get('jobOutputType')}'; known are {known}.")
+        uri = filled_in(value.get("uri") or output_uri(name, key, str(value.get("jobOutputType"))), name, key)
         outputs[key] = {**value, "mode": value.get("mode") or "ReadWriteMount", "uri": uri}
     return {
         "description": None,
@@ -199,6 +202,12 @@ def normalised(call: Call, properties: Json) -> Json:
         "outputs": outputs,
         "status": "NotStarted",
     }
+
+
+def filled_in(uri: str, job: str, output: str) -> str:
+    """An output's place with what Azure fills into it: ``…/paths/azureml/${{name}}/${{output_name}}/``."""
+    values = {"name": job, "output_name": output, "default_datastore": "workspaceblobstore"}
+    return re.sub(r"\$\{\{\s*(\w+)\s*\}\}", lambda found: values.get(found[1], found[0]), uri)
 
 
 def _normalised_input(value: Json) -> Json:

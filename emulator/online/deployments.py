@@ -12,7 +12,7 @@ from ..arm.errors import ArmError
 from ..arm.routing import short_id
 from ..images import ImageError
 from ..storage import UriError
-from ..store import Resource
+from ..store import Json, Resource
 from .containers import Container, Preparation
 from .instances import Events, Instance, StartError
 from .probes import probe
@@ -96,10 +96,11 @@ class Deployments:
             processes.kill_leftover(identity)
         self._control.store.save(deployment)
         shutil.rmtree(self._folder(deployment.id) / "revisions", ignore_errors=True)
-        if deployment.properties["provisioningState"] in ("Succeeded", "Creating", "Updating", "Scaling"):
-            self._background(self._bring_up_again(deployment.id))
-        elif deployment.properties["provisioningState"] == "Deleting":
+        state = deployment.properties["provisioningState"]
+        if state == "Deleting":
             self._background(self.remove(deployment.id))
+        elif state != "Failed" or deployment.internal.get("serving"):
+            self._background(self._bring_up_again(deployment.id))
 
     def log_tail(self, id: str, lines: int, container: str = "InferenceServer") -> str:
         """The end of a log; ``container`` is a key of LOGS."""
@@ -119,10 +120,21 @@ class Deployments:
         await asyncio.gather(*tasks, *(instance.stop() for instance in instances), return_exceptions=True)
 
     async def _bring_up_again(self, id: str) -> None:
+        """After a restart. When the last update failed, or fails now, what served before it serves again."""
         try:
-            await self.bring_up(id)
+            if self._deployment(id).properties["provisioningState"] != "Failed":
+                await self.bring_up(id)
+                return
         except ArmError as error:
             log.error("deployment id=%s state=Failed reason=%s", short_id(id), error.message.splitlines()[0])
+        deployment = self._control.store.get(id)
+        if deployment is None or not (served := deployment.internal.get("serving")):
+            return
+        deployment.properties.update(served)  # of this copy: the store keeps what was asked for
+        try:
+            await self._serve(deployment)
+        except (ImageError, UriError, StartError) as error:
+            log.error("deployment id=%s former=Failed reason=%s", short_id(id), str(error).splitlines()[0])
 
     async def _break_off(self, id: str) -> None:
         """End what works on the deployment, and what that has started."""
@@ -140,6 +152,7 @@ class Deployments:
             self.set_state(id, "Failed")  # else nobody could ever update it
             raise
         self.set_state(id, "Succeeded")
+        self._note_serving(id, {name: self._deployment(id).properties.get(name) for name in SPEC})
         log.info("deployment id=%s state=Succeeded", short_id(id))
 
     async def _serve(self, deployment: Resource) -> None:
@@ -185,6 +198,7 @@ class Deployments:
         def given_up(instance: Instance) -> None:
             server.drop(instance)
             if not server.instances and self.server(id) is server:
+                self._note_serving(id, None)
                 self.set_state(id, "Failed")  # Guess: a deployment that served and then crashes for good becomes Failed
 
         return Instance(
@@ -194,6 +208,12 @@ class Deployments:
             self._folder(id) / LOGS["InferenceServer"],
             Events(lambda pid: self._remember(id, pid), server.notify, given_up),
         )
+
+    def _note_serving(self, id: str, spec: Json | None) -> None:
+        """Note what serves, so that a restart can serve it again although a later update has failed."""
+        if deployment := self._control.store.get(id):
+            deployment.internal["serving"] = spec
+            self._control.store.save(deployment)
 
     def _remember(self, id: str, pid: int) -> None:
         """Note a process in the store, so that the next emulator ends it when this one is killed."""

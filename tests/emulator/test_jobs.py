@@ -331,6 +331,13 @@ def test_an_output_at_a_place_of_its_own_shows_what_lies_there(azure: LocalAzure
     assert blob(azure, "checkpoints/step-1") == b"one"
 
 
+def test_azure_fills_the_place_of_an_output_in(azure: LocalAzure, ml: MLClient) -> None:
+    place = Output(type="uri_folder", path=f"{STORE}/by/${{{{name}}}}/${{{{output_name}}}}")
+    submit(ml, "placed", "echo 1 > ${{outputs.it}}/x", outputs={"it": place})
+    completed(ml, "placed")
+    assert blob(azure, "by/placed/it/x") == b"1\n"
+
+
 def test_azures_variables_are_set_and_the_jobs_own_ones_win(azure: LocalAzure, ml: MLClient) -> None:
     submit(ml, "variables", "env", environment_variables={"AZUREML_CR_NODE_RANK": "9", "OWN": "x"},
            experiment_name="tests", outputs={"o": Output(type="uri_folder")})  # fmt: skip
@@ -535,6 +542,10 @@ LITERAL = {"jobInputType": "literal", "value": "1"}
         ({"tags": "x"}, "texts"),
         ({"experimentName": 7}, "experimentName"),
         ({"identity": {"identityType": "Nobody"}}, "identityType"),
+        ({"identity": {"identityType": None}}, "identityType"),
+        ({"limits": {"timeout": ""}}, "ISO 8601"),
+        ({"inputs": {"x": {"jobInputType": "uri_file", "uri": ""}}}, "'uri'"),
+        ({"outputs": {"x": {"jobOutputType": "uri_folder", "assetName": []}}}, "no name of an asset"),
     ],
 )  # fmt: skip
 def test_what_the_sdk_cannot_send_is_refused_with_a_sentence(

@@ -377,6 +377,10 @@ def test_after_a_kill_deployments_serve_again_and_what_was_begun_ends(azure: Loc
     set_traffic(ml, "lasting", {"steady": 100})
     endpoint = ml.online_endpoints.get("lasting")
     key = credential(ml, endpoint)
+    broken = {"NAME": "never-ready"}
+    update = echo_deployment(azure, ml, "lasting", "steady", broken, instance_count=2, readiness_probe=QUICK)
+    with pytest.raises(HttpResponseError):  # it fails, and the old revision serves on
+        deploy(ml, update)
     ml.online_deployments.begin_create_or_update(
         echo_deployment(azure, ml, "lasting", "halfway", {"NAME": "never-ready"}, readiness_probe=QUICK)
     )
