@@ -3,7 +3,7 @@
 import re
 
 from ..jobs.status import artifact_location
-from ..storage import DATASTORES, Location, UriError
+from ..storage import UriError
 from ..store import Resource
 from .errors import bad_request
 from .routing import Call
@@ -18,15 +18,16 @@ def stored_uri(call: Call, uri: str, groups: str = "resourceGroups") -> tuple[st
 
     ``groups``: how the service writes this segment; it differs between models and data.
     """
+    long_uri = call.control.references.long_uri
     if match := RUN.fullmatch(uri):
-        return _long(call, artifact_location(_job(call, match["job"], uri).name, match["path"]), groups), match["job"]
+        return long_uri(artifact_location(_job(call, match["job"], uri).name, match["path"]), groups), match["job"]
     if match := JOB_OUTPUT.fullmatch(uri):
         job = _job(call, match["job"], uri)
         if match["output"] == "artifacts":
-            return _long(call, artifact_location(job.name, match["path"]), groups), job.name
+            return long_uri(artifact_location(job.name, match["path"]), groups), job.name
         try:
             # Guess: a model or data asset of a job's output shows the datastore path where the output lies.
-            return _long(call, call.control.locate(uri), groups), job.name
+            return long_uri(call.control.locate(uri), groups), job.name
         except UriError as error:
             raise bad_request(str(error)) from None
     if match := SHORT.fullmatch(uri):
@@ -39,13 +40,6 @@ def _job(call: Call, name: str, uri: str) -> Resource:
     if job is None:
         raise bad_request(f"'{uri}': there is no job {name} in this workspace.", "NotFound")
     return job
-
-
-def _long(call: Call, location: Location, groups: str) -> str:
-    for datastore, container in DATASTORES.items():
-        if container == location.container:
-            return f"{_workspace(call, groups)}/datastores/{datastore}/paths/{location.path}"
-    return call.control.storage.address(location)
 
 
 def _workspace(call: Call, groups: str) -> str:

@@ -1,6 +1,5 @@
 """Faults on request, seen by the unmodified SDK and by plain HTTP."""
 
-import json
 import time
 from typing import Any
 
@@ -117,8 +116,7 @@ def test_adding_a_fault_needs_a_token(url: str) -> None:
         ({"status": "503"}, "at `$.status`"),
         ({"status": 503, "drop": True}, "not both"),
         ({"latency": 1, "retry_after": 1}, "give its status"),
-        ({"latency": float("nan")}, "at `$.latency`"),
-        ({"status": 503, "body": {"a": float("nan")}}, "not JSON compliant"),
+        ({"latency": -1}, "at `$.latency`"),
         ({"status": 503, "when": "never"}, "at `$.when`"),
         ({"status": 503, "times": 0}, "at `$.times`"),
         ({"status": 503, "probability": 1.5}, "at `$.probability`"),
@@ -130,8 +128,7 @@ def test_adding_a_fault_needs_a_token(url: str) -> None:
 def test_what_is_no_fault_is_refused_with_the_reason(
     url: str, headers: dict[str, str], wanted: dict[str, Any], said: str
 ) -> None:
-    body = json.dumps(wanted)  # NaN too, which requests would refuse to send
-    answer = requests.post(f"{url}/_emulator/faults", data=body, headers=headers, timeout=10)
+    answer = requests.post(f"{url}/_emulator/faults", json=wanted, headers=headers, timeout=10)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "UserError")
     assert said in answer.json()["error"]["message"]
     assert "docs/emulator.md" in answer.json()["error"]["message"]
