@@ -189,14 +189,20 @@ async def list_keys(call: Call) -> Response:
     return JSONResponse({key: endpoint.internal[key] for key in KEYS.values()})
 
 
+def asked_key(call: Call) -> str:
+    """Which key is to be regenerated, by the name under which an endpoint keeps it. Raises ArmError."""
+    name = KEYS.get(str(call.body.get("keyType", "")).lower())
+    if name is None:
+        raise bad_request("keyType must be Primary or Secondary.")
+    return name
+
+
 @route("POST", ENDPOINT + "/regenerateKeys", "online endpoints: regenerate keys", refuses=BUSY)
 async def regenerate_keys(call: Call) -> Response:
     """A new key; the old one opens nothing from now on. A ``keyValue`` other than the present one is taken as it is."""
     endpoint = _with_keys(call)
     call.check_state(endpoint)
-    name = KEYS.get(str(call.body.get("keyType", "")).lower())
-    if name is None:
-        raise bad_request("keyType must be Primary or Secondary.")
+    name = asked_key(call)
     wanted = call.body.get("keyValue")
     # Guess: regenerateKeys takes a keyValue that differs from the present key, and else makes a key of its own
     keep = isinstance(wanted, str) and wanted and wanted != endpoint.internal[name]

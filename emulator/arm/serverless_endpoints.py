@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from ..online.authentication import new_secrets
 from ..store import Json, Resource
 from .backed_components import stand_in
-from .endpoints import KEYS
+from .endpoints import KEYS, asked_key
 from .errors import bad_request, not_found
 from .pipeline_components import REGISTRY
 from .routing import WORKSPACE, Call, Coverage, listing, route, show
@@ -129,10 +129,7 @@ async def regenerate_keys(call: Call) -> Response:
     """A new key; the old one opens nothing from now on."""
     endpoint = _endpoint(call)
     call.check_state(endpoint)
-    name = KEYS.get(str(call.body.get("keyType", "")).lower())
-    if name is None:
-        raise bad_request("keyType must be Primary or Secondary.")
-    endpoint.internal[name] = secrets.token_urlsafe(32)
+    endpoint.internal[asked_key(call)] = secrets.token_urlsafe(32)
     return JSONResponse(_keys(call.control.store.save(endpoint)))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from azure.ai.ml import MLClient
-from azure.identity import DefaultAzureCredential
+from job_helpers import client
 
 from tests.emulator.conformance import Oracle, watch
 from tests.local_azure import LocalAzure, local_azure
@@ -27,13 +27,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
 @pytest.fixture(scope="module")
 def ml(azure: LocalAzure) -> MLClient:
     """The unmodified client of the module's local Azure."""
-    environment = azure.environment
-    return MLClient(
-        DefaultAzureCredential(),
-        environment["AZURE_SUBSCRIPTION_ID"],
-        environment["AZURE_RESOURCE_GROUP"],
-        environment["AZURE_ML_WORKSPACE"],
-    )
+    return client(azure)
 
 
 @pytest.fixture(scope="session")
