@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from ..errors import UserError
 from ..recipe import RecipeError, read_recipe
 from .report import Report
 
@@ -75,9 +76,11 @@ def _check(options: argparse.Namespace) -> int:
     tokenizer = options.tokenizer or used.get("tokenizer.json")
     for given in (path, options.eval, options.recipe, options.tokenizer):
         _must_be_a_file(given)
+    if path == options.eval == STDIN:
+        raise UsageError("only one of the two files can come from standard input.")
     report = Report(dataset="standard input" if path == STDIN else path.name, checked_at=datetime.now(UTC))
     # WIRING: the lead replaces this block by recipe.resolve(...), which gives layers, context and the estimate. {{{
-    holdout: float | None = 0.1
+    holdout = 0.1
     max_length: int | None = None
     if recipe is not None:
         try:
@@ -87,7 +90,7 @@ def _check(options: argparse.Namespace) -> int:
             report.recipe_layers = ["the built-in defaults", recipe.name]
         except RecipeError as error:
             report.error("invalid_recipe", str(error), "Mend the recipe.", file=recipe.name)
-    limits = Limits(context=None, max_length=max_length, tokenizer=tokenizer)
+    limits = Limits(context=None, max_length=max_length, tokenizer=_bytes(tokenizer) if tokenizer else None)
     # }}}
     with ExitStack() as stack:
         try:
@@ -97,13 +100,13 @@ def _check(options: argparse.Namespace) -> int:
                 chunks,
                 report,
                 name=name,
-                holdout=None if eval_file else holdout,
-                train=_forget,
-                held_out=_forget,
+                holdout=holdout,
                 limits=limits,
                 eval_chunks=eval_chunks,
                 eval_name=eval_name,
             )
+        except UserError as error:  # a tokenizer.json that is none
+            raise UsageError(str(error)) from None
         except OSError as error:
             raise UsageError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
     # WIRING: and this line, by the estimate. {{{
@@ -132,9 +135,14 @@ def _must_be_a_file(path: Path | None) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path.name} is not UTF-8 (byte {error.start + 1}); save it as UTF-8.") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -173,10 +181,6 @@ def _with_bar(file: BinaryIO, size: int, stack: ExitStack) -> Iterator[bytes]:
             bar.advance(task, len(block))
 
     return blocks()
-
-
-def _forget(_: bytes) -> None:
-    """Nothing is written: the splits are made when the file is dropped."""
 
 
 def _print(report: Report, options: argparse.Namespace, beside: list[Path]) -> int:

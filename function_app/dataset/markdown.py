@@ -158,8 +158,8 @@ def _within(finding: Finding) -> str:
 
 def _statistics(report: Report) -> list[str]:
     sizes = report.statistics
-    if not sizes.lines and not sizes.records and not sizes.bytes:
-        return []  # refused before it was read
+    if not sizes.lines:
+        return []  # refused before a line was read
     lines = ["", "## The data", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {escape(value)} |" for name, value in facts(report)]
     names, more = columns_left_out(sizes)

@@ -58,7 +58,7 @@ def _parts(report: Report, notes: list[str], full: str, width: int) -> list[Rend
     title = Text.assemble((clean(report.dataset or "The file"), "bold"), ": ", (verdict(report), _colour(report)))
     parts: list[RenderableType] = [title, *(Text(clean(note), "dim") for note in notes)]
     sizes = report.statistics
-    if sizes.bytes or sizes.lines or sizes.records:
+    if sizes.lines:
         rows = facts(report)
         names, more = columns_left_out(sizes)
         if names:
@@ -160,20 +160,17 @@ def _places(findings: list[Finding]) -> list[RenderableType]:
     alike: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
         alike.setdefault((finding.message, finding.file, finding.path), []).append(finding)
+    if len(alike) * 2 > len(findings):  # each has much of its own to say
+        placed = [(clean(finding.place, 80), sentence(finding.message)) for finding in findings]
+        return [_rows(placed)] if any(place for place, _ in placed) else [_indented(Text(text)) for _, text in placed]
     parts: list[RenderableType] = []
-    single: list[tuple[str, str]] = []
     for (message, file, path), same in alike.items():
-        if len(same) == 1 or not same[0].line:
-            place = clean(same[0].place, 80)
-            if place:
-                single.append((place, sentence(message)))
-            else:
-                parts.append(_indented(Text(sentence(message))))
-        else:
-            within = clean(", ".join(part for part in (file, path) if part), 80)
-            lines = "lines " + ", ".join(_line(finding) for finding in same)
-            parts += [_indented(Text(sentence(message))), _rows([(within or " ", lines)])]
-    return [*parts, *([_rows(single)] if single else [])]
+        within = clean(", ".join(part for part in (file, path) if part), 80)
+        lines = ", ".join(_line(finding) for finding in same if finding.line)
+        places = [f"{within}  " if within else "", f"line{'s' if len(same) > 1 else ''} {lines}" if lines else ""]
+        parts += [_indented(Text(sentence(message)))]
+        parts += [_indented(Text("".join(places), "dim"), 4)] if any(places) else []
+    return parts
 
 
 def _line(finding: Finding) -> str:

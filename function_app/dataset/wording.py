@@ -17,7 +17,6 @@ MAX_NAME = 60  # characters of a column's name
 MAX_TEXT = 600  # characters of a message or a fix: a cell, not a page
 UNCHANGED = "The file itself was not changed."
 CHECK_COMMAND = "python -m function_app.dataset FILE"
-ESTIMATED = "estimated; they are counted when a tokenizer.json lies beside the file"
 
 
 def verdict(report: Report) -> str:
@@ -136,8 +135,8 @@ def facts(report: Report) -> list[tuple[str, str]]:
     if sizes.format == "chat":
         share = f"{sizes.with_system:,} of {sizes.records:,} ({percent(sizes.with_system / sizes.records)})"
         rows.append(("with a system prompt", share if sizes.with_system else "none"))
-    basis = "counted with the base model's tokenizer" if sizes.tokens_exact else ESTIMATED
-    rows += [("characters", f"{sizes.characters:,}"), ("tokens", f"{about(sizes.tokens, sizes.tokens_exact)}, {basis}")]
+    basis = ", counted with tokenizer.json" if sizes.tokens_exact else ", estimated"
+    rows += [("characters", f"{sizes.characters:,}"), ("tokens", about(sizes.tokens, sizes.tokens_exact) + basis)]
     if sizes.scripts:
         rows.append(("writing scripts", scripts(sizes)))
     return rows
@@ -145,6 +144,8 @@ def facts(report: Report) -> list[tuple[str, str]]:
 
 def turns(statistics: Statistics) -> str:
     """``2 in 81 %, 3 in 12 %, others in 7 %``, the most frequent first."""
+    if len(statistics.turns) == 1:
+        return f"{next(iter(statistics.turns))} in each"
     total = sum(statistics.turns.values()) or 1
     ranked = sorted(statistics.turns.items(), key=lambda item: -item[1])
     return ", ".join(_shares([(f"{name} in", count / total) for name, count in ranked], MAX_TURNS, "others in"))

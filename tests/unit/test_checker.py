@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -28,7 +29,7 @@ real_check = pytest.mark.skipif(find_spec("function_app.dataset.check") is None,
 class Limits(msgspec.Struct):
     context: int | None
     max_length: int | None
-    tokenizer: Path | None
+    tokenizer: bytes | None
 
 
 class Standin:
@@ -69,9 +70,20 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "function_app.dataset", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60, **options)
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command in this process (a new one would import Azure's SDK each time): its exit code and its output."""
+
+    def call(*arguments: str | Path) -> tuple[int, str]:
+        code = checker.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert err == ""
+        return code, out
+
+    return call
 
 
 def test_a_good_file_exits_0_and_a_bad_one_1(check: Standin, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,9 +118,8 @@ def test_what_lies_beside_the_file_is_used_and_said(
     file.with_name("tokenizer.json").write_text("{}")
     checker.main([str(file)])
     assert check.asked["eval"] == b"held\n"
-    assert check.asked["holdout"] is None
     assert check.asked["limits"].max_length == 512
-    assert check.asked["limits"].tokenizer == file.with_name("tokenizer.json")
+    assert check.asked["limits"].tokenizer == b"{}"
     assert "With recipe.yaml, eval.jsonl and tokenizer.json from the same folder" in capsys.readouterr().out
 
 
@@ -132,7 +143,7 @@ def test_a_recipes_holdout_counts_and_a_packed_eval_set_is_found(check: Standin,
     assert check.asked["holdout"] == 0.25
     file.with_name("eval.jsonl.gz").write_bytes(gzip.compress(b"held\n"))
     checker.main([str(file)])
-    assert check.asked["holdout"] is None
+    assert gzip.decompress(check.asked["eval"]) == b"held\n"
     assert check.asked["eval_name"] == "eval.jsonl.gz"
 
 
@@ -232,10 +243,11 @@ def test_the_table_of_rules_can_be_piped_into_a_reader_that_leaves() -> None:
     assert done.returncode == 0
 
 
-def test_the_commands_help_says_the_exit_codes() -> None:
-    done = run("--help")
-    assert done.returncode == 0
-    assert "1 rejected" in " ".join(done.stdout.split())
+def test_the_commands_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        checker.main(["--help"])
+    assert exited.value.code == 0
+    assert "1 rejected" in " ".join(capsys.readouterr().out.split())
 
 
 # with the real check
@@ -260,28 +272,36 @@ def sample() -> bytes:
 
 
 @real_check
-def test_really_a_good_file_is_accepted_and_its_packed_twin_alike(tmp_path: Path) -> None:
+def test_really_a_good_file_is_accepted_and_its_packed_twin_alike(tmp_path: Path, run: Run) -> None:
     content = "\n".join(chats()).encode()
     (tmp_path / "a.jsonl").write_bytes(content)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content))
     reports = []
     for name in ("a.jsonl", "b.jsonl.gz"):
-        done = run("--json", tmp_path / name)
-        assert done.returncode == 0, done.stdout + done.stderr
-        reports.append(msgspec.json.decode(done.stdout, type=Report))
+        code, out = run("--json", tmp_path / name)
+        assert code == 0, out
+        reports.append(msgspec.json.decode(out, type=Report))
     plain, packed = reports
     assert plain.statistics.records == packed.statistics.records == 12
     assert (plain.statistics.train, plain.statistics.eval) == (packed.statistics.train, packed.statistics.eval)
 
 
 @real_check
-def test_really_the_broken_lines_are_named(tmp_path: Path) -> None:
+def test_really_the_broken_lines_are_named(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.jsonl").write_bytes(sample())
-    done = run(tmp_path / "a.jsonl")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "line 3" in done.stdout
-    assert "line 7" in done.stdout
-    assert "ticket" in done.stdout
+    code, out = run(tmp_path / "a.jsonl")
+    assert code == 1
+    assert "line 3" in out
+    assert "line 7" in out
+    assert "ticket" in out
+
+
+@real_check
+def test_really_nothing_at_all_is_rejected(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    code, out = run(tmp_path / "a.jsonl")
+    assert code == 1
+    assert "empty_file" in out
 
 
 @real_check
@@ -289,9 +309,9 @@ def test_really_the_broken_lines_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "code"), [("codegen-train.jsonl", 0), ("codegen-eval.jsonl", 0), ("codegen-alpaca-format.jsonl", 1)]
 )
-def test_really_the_shared_files(name: str, code: int) -> None:
-    done = run("--alone", SHARED / name)
-    assert done.returncode == code, done.stdout + done.stderr
+def test_really_the_shared_files(name: str, code: int, run: Run) -> None:
+    found, out = run("--alone", SHARED / name)
+    assert found == code, out
 
 
 @real_check
@@ -311,11 +331,13 @@ def test_really_a_terminal_gets_colours_and_its_width(tmp_path: Path) -> None:
         pass
     assert done.wait(60) == 1
     assert b"\x1b[1;31m" in shown
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    assert max(map(len, lines)) <= 80
 
 
 @real_check
-def test_really_the_documented_sample_is_the_output(tmp_path: Path) -> None:
+def test_really_the_documented_sample_is_the_output(tmp_path: Path, run: Run) -> None:
     (tmp_path / "chats.jsonl").write_bytes(sample())
-    output = run(tmp_path / "chats.jsonl").stdout
+    _, output = run(tmp_path / "chats.jsonl")
     page = (ROOT / "docs" / "intake.md").read_text(encoding="utf-8")
     assert f"$ python -m function_app.dataset chats.jsonl\n{output}```" in page
