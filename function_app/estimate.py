@@ -122,9 +122,8 @@ def _steps(examples: int, tokens: float, options: dict[str, Any], devices: int) 
     if options["packing"]:  # a sequence is a forward pass of its own, and the batch becomes accumulation
         sequences = min(examples, math.ceil(tokens / options["max_length"]))
         batch, accumulation, examples = devices, accumulation * options["batch_size"], sequences
-    in_epoch = math.ceil(math.ceil(examples / batch) / accumulation)
-    epochs: float = options["epochs"]
-    return math.ceil(epochs * in_epoch)
+    in_epoch: int = math.ceil(math.ceil(examples / batch) / accumulation)
+    return math.ceil(float(options["epochs"]) * in_epoch)
 
 
 def _seconds(

@@ -71,6 +71,8 @@ def _readable(problem: str) -> str:
         return "found a tab; indent with spaces"
     if problem == "mapping values are not allowed here":
         return "a colon where none can be; look at the indentation, or put a text that holds a colon in quotes"
+    if problem.endswith("but got '?'"):
+        return "within brackets or braces put a text with a question mark in quotes"
     if problem == "but found another document":
         return "a second document (---) begins here; a recipe is one"
     if problem.startswith("expected <block end>"):
