@@ -74,12 +74,13 @@ def estimate(
     """Steps, tokens and about how long; ``seconds`` is None where nothing is known to reckon with.
 
     ``measured``: tokens per second of an earlier run with the same base, method and machine. ``instance_type``: the
-    machine where the recipe names none. The steps are exact when no record is left out for its length, with packing
+    machine where the recipe names neither one nor a cluster. The steps are exact when no record is left out for its length, with packing
     and copies of mixed files about right.
     """
     options = effective(recipe)
-    name = (recipe.compute.instance_type or instance_type or "").lower()
-    machine = MACHINES.get(name)
+    # The app's machine is that of the app's cluster; what a cluster of the recipe's own has is not known.
+    name = recipe.compute.instance_type or ("" if recipe.compute.cluster else instance_type) or ""
+    machine = MACHINES.get(name.lower())
     examples, tokens = _examples(statistics, options)
     epochs = float(options["epochs"])
     trained = round(tokens * epochs)

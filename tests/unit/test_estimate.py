@@ -110,10 +110,12 @@ def test_the_recipes_machine_counts_more_than_the_apps() -> None:
     unnamed = "base_model: microsoft/Phi-4-mini-instruct"
     assert estimate(read_recipe(unnamed), plain(100), instance_type=A100.upper()).seconds is not None
     assert estimate(read_recipe(phi(machine="Standard_X")), plain(100), instance_type=A100).seconds is None
+    in_a_cluster = f"{unnamed}\ncompute: {{cluster: ours}}"
+    assert estimate(read_recipe(in_a_cluster), plain(100), instance_type=A100).seconds is None
 
 
 def test_what_is_not_known_is_said() -> None:
-    for text, word in (("base_model: a/b", "base model"), (phi(machine="Standard_X"), "standard_x")):
+    for text, word in (("base_model: a/b", "base model"), (phi(machine="Standard_X"), "Standard_X")):
         found = estimate(read_recipe(text), plain(100))
         assert found.seconds is None
         assert found.basis.startswith("unknown")
