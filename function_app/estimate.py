@@ -74,8 +74,8 @@ def estimate(
     """Steps, tokens and about how long; ``seconds`` is None where nothing is known to reckon with.
 
     ``measured``: tokens per second of an earlier run with the same base, method and machine. ``instance_type``: the
-    machine where the recipe names neither one nor a cluster. The steps are exact when no record is left out for its length, with packing
-    and copies of mixed files about right.
+    machine where the recipe names neither one nor a cluster. The steps are exact when no record is left out for its
+    length; with packing, and with copies of files that have a system message in some records, about right.
     """
     options = effective(recipe)
     # The app's machine is that of the app's cluster; what a cluster of the recipe's own has is not known.
