@@ -1,7 +1,7 @@
 """A blob read in ranges, several at once, so that the download goes on while the caller works on what has come."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import BoundedSemaphore, Event
@@ -28,7 +28,7 @@ class Replaced(Exception):
 
 def read_ranges(
     blob: BlobClient, etag: str, size: int, *, range_bytes: int = 4 * MIB, ahead: int = 4
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """The ``size`` bytes of the version ``etag`` (without quotes) of a blob, in order, in pieces of ``range_bytes``.
 
     At most ``ahead`` pieces are held, or under way, beside the one that the caller has. A range that fails is asked for

@@ -14,8 +14,6 @@ from typing import BinaryIO
 
 import msgspec
 
-from ..errors import UserError
-from ..recipe import RecipeError, read_recipe
 from .report import Report
 
 BLOCK = 1 << 20
@@ -66,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> int:
     """Check the file with its companions and print the report. Raises UsageError."""
-    from .check import Limits, check_file
+    from ..examine import Companions, examine
 
     path: Path = options.file
     beside = [] if options.alone or path == STDIN else _companions(path)
@@ -79,39 +77,20 @@ def _check(options: argparse.Namespace) -> int:
     if path == options.eval == STDIN:
         raise UsageError("only one of the two files can come from standard input.")
     report = Report(dataset="standard input" if path == STDIN else path.name, checked_at=datetime.now(UTC))
-    # WIRING: the lead replaces this block by recipe.resolve(...), which gives layers, context and the estimate. {{{
-    holdout = 0.1
-    max_length: int | None = None
-    if recipe is not None:
-        try:
-            resolved = read_recipe(_text(recipe), recipe.name)
-            holdout, max_length = resolved.evaluation.holdout, resolved.training.max_length
-            report.recipe = msgspec.to_builtins(resolved)
-            report.recipe_layers = ["the built-in defaults", recipe.name]
-        except RecipeError as error:
-            report.error("invalid_recipe", str(error), "Mend the recipe.", file=recipe.name)
-    limits = Limits(context=None, max_length=max_length, tokenizer=_bytes(tokenizer) if tokenizer else None)
-    # }}}
     with ExitStack() as stack:
         try:
             name, chunks = _open(path, stack)
             eval_name, eval_chunks = _open(eval_file, stack) if eval_file else ("eval.jsonl", None)
-            check_file(
-                chunks,
-                report,
-                name=name,
-                holdout=holdout,
-                limits=limits,
+            companions = Companions(
+                recipe=_bytes(recipe) if recipe else None,
+                recipe_name=recipe.name if recipe else "recipe.yaml",
+                tokenizer=_bytes(tokenizer) if tokenizer else None,
                 eval_chunks=eval_chunks,
                 eval_name=eval_name,
             )
-        except UserError as error:  # a tokenizer.json that is none
-            raise UsageError(str(error)) from None
+            examine(chunks, report, name=name, companions=companions)
         except OSError as error:
             raise UsageError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
-    # WIRING: and this line, by the estimate. {{{
-    report.estimate = None
-    # }}}
     return _print(report, options, [file for file in beside if file in (eval_file, recipe, tokenizer)])
 
 
@@ -131,13 +110,6 @@ def _must_be_a_file(path: Path | None) -> None:
         raise UsageError(f"{path} is not there.")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name one file in it.")
-
-
-def _text(path: Path) -> str:
-    try:
-        return _bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path.name} is not UTF-8 (byte {error.start + 1}); save it as UTF-8.") from None
 
 
 def _bytes(path: Path) -> bytes:

@@ -5,6 +5,7 @@ few calls into compiled code where each line would cost as many.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from .report import MAX_WARNINGS, Report
 from .rules import Turns
 from .split import Split
 from .tally import Tally
-from .tokens import TokenCounter
+from .tokens import TokenCounter, TokenizerError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Write = Callable[[bytes], object]
@@ -28,7 +29,6 @@ Write = Callable[[bytes], object]
 MAX_LINE = 8 * 1024 * 1024  # bytes; a longer line is no example, and would cost memory
 MAX_BYTES = 16 * 1024**3  # unpacked; a function has ten minutes, and a file of this size needs most of them
 BLOCK = 256 * 1024  # bytes that are worked on at once: what is made of them fits a core's cache
-HEAD = 64 * 1024  # bytes that tell what a file is
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -46,46 +46,60 @@ class Limits(msgspec.Struct, frozen=True):
 NO_LIMITS = Limits()
 
 
-def _nowhere(lines: bytes) -> None:
-    """Where records go when only the report is wanted."""
-
-
 def check_file(
     chunks: Iterable[bytes],
     report: Report,
     *,
     name: str,
     holdout: float = 0.1,
-    train: Write = _nowhere,
-    held_out: Write = _nowhere,
+    train: Write | None = None,
+    held_out: Write | None = None,
     limits: Limits = NO_LIMITS,
     eval_chunks: Iterable[bytes] | None = None,
     eval_name: str = "eval.jsonl",
-) -> None:
+) -> int:
     """Check a file, with its own held-out file if there is one, and fill in ``report``.
 
-    ``chunks`` are the file's bytes as they are stored, packed if ``name`` ends in ``.gz``. ``train`` and ``held_out``
-    get whole canonical lines, many at once. Reading stops when the file is refused as a whole. Raises TokenizerError.
+    ``chunks`` are the file's bytes as they are stored, packed if ``name`` ends in ``.gz``. ``train`` and ``held_out``,
+    if given, get whole lines as the training job reads them, many at once. Reading stops when the file is refused as a
+    whole.
+    Returns a fingerprint of all records and of where each went, the same whatever their order and the JSON's spacing.
     """
-    tokens = TokenCounter(limits.tokenizer)
+    try:
+        tokens = TokenCounter(limits.tokenizer)
+    except TokenizerError as error:
+        report.error("invalid_tokenizer", str(error), TokenizerError.fix, file="tokenizer.json")
+        tokens = TokenCounter(None)
     evaluation = None
     if eval_chunks is not None:
-        evaluation = Check(report, Split(0, held_out, held_out), tokens, limits, name=eval_name, is_evaluation=True)
+        evaluation = Check(report, Split(0, held_out, None), tokens, limits, name=eval_name, is_evaluation=True)
         _feed(evaluation, eval_chunks, eval_name)
     split = Split(0 if evaluation else holdout, train, held_out)
     check = Check(report, split, tokens, limits, name=name, evaluation=evaluation)
     _feed(check, chunks, name)
+    return (split.fingerprint + (evaluation.split.fingerprint * 3 if evaluation else 0)) % 2**64
 
 
 def _feed(check: "Check", chunks: Iterable[bytes], name: str) -> None:
     try:
-        for chunk in gunzip(chunks, check.limits.max_bytes) if name.endswith(".gz") else chunks:
+        for chunk in _unpacked(check, chunks, name) if name.endswith(".gz") else chunks:
             check.feed(chunk)
             if check.refused:
                 break
     except BrokenGzip as error:
         check.refuse("broken_gzip", str(error), error.fix)
     check.finish()
+
+
+def _unpacked(check: "Check", chunks: Iterable[bytes], name: str) -> Iterable[bytes]:
+    """The unpacked bytes; nothing, and the file is refused, when it is something else than a packed file of lines."""
+    rest = iter(chunks)
+    head = next(rest, b"")
+    foreign = formats.foreign_packing(head[: formats.HEAD], name)
+    if foreign is not None:
+        check.refuse(foreign.code, foreign.message, foreign.fix, foreign.line)
+        return ()
+    return gunzip(chain((head,), rest), check.limits.max_bytes)
 
 
 class Check:
@@ -140,7 +154,7 @@ class Check:
             self._take(chunk)
         else:
             self._head.append(chunk)
-            if sum(map(len, self._head)) >= HEAD:
+            if sum(map(len, self._head)) > formats.HEAD:
                 self._begin()
 
     def finish(self) -> None:
@@ -161,9 +175,10 @@ class Check:
     def _begin(self) -> None:
         head = b"".join(self._head or [])
         self._head = None
-        foreign = formats.foreign_file(head, self._name.removesuffix(".gz"))
+        foreign = formats.foreign_file(head[: formats.HEAD], self._name.removesuffix(".gz"))
         if foreign is not None:
-            self.refuse(foreign.code, foreign.message, foreign.fix, foreign.line)
+            code = "empty_eval" if self.is_evaluation and foreign.code == "empty_file" else foreign.code
+            self.refuse(code, foreign.message, foreign.fix, foreign.line)
         else:
             self._take(head.removeprefix(BYTE_ORDER_MARK))
 

@@ -12,7 +12,16 @@ from .message_formats import foreign_message
 from .record_formats import foreign_record
 from .text_formats import foreign_text
 
-__all__ = ["HEAD", "Foreign", "foreign_file", "foreign_line", "foreign_message", "foreign_record", "json_column"]
+__all__ = [
+    "HEAD",
+    "Foreign",
+    "foreign_file",
+    "foreign_line",
+    "foreign_message",
+    "foreign_packing",
+    "foreign_record",
+    "json_column",
+]
 
 HEAD = 64 * 1024  # bytes of a file that are looked at; fewer are the whole file
 BOM = b"\xef\xbb\xbf"

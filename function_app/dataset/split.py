@@ -9,6 +9,7 @@ from .lines import Lines
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+Write = Callable[[bytes], object]
 MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -20,9 +21,9 @@ class Split:
     aside, and at the end it is the one that is held out.
     """
 
-    def __init__(self, holdout: float, train: Callable[[bytes], object], held_out: Callable[[bytes], object]) -> None:
+    def __init__(self, holdout: float, train: Write | None, held_out: Write | None) -> None:
         self._border = np.uint64(min(round(holdout * 2**64), 2**64 - 1))
-        self._train, self._held_out = train, held_out
+        self._train, self._held_out = train or _nowhere, held_out or _nowhere
         self._aside: tuple[int, bytes] | None = None
         self.trained = self.evaluated = 0
         self.fingerprint = 0  # of all records and where they went, whatever their order
@@ -72,3 +73,7 @@ class Split:
             self._train(self._aside[1])
             self.trained += 1
             self._aside = None
+
+
+def _nowhere(lines: bytes) -> None:
+    """Where records go when only the report is wanted."""

@@ -16,6 +16,8 @@ COUNTED = 4 * 1024 * 1024  # bytes of text that are counted in any case; a token
 class TokenizerError(UserError):
     """The tokenizer.json beside the dataset cannot be used."""
 
+    fix = "Take the file of that name from the base model, or delete it to have tokens estimated."
+
 
 class TokenCounter:
     """Counts with a Hugging Face tokenizer when there is one, the content of a tokenizer.json.
@@ -66,7 +68,4 @@ def _load(content: bytes) -> Any:
     try:
         return Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing narrower
-        raise TokenizerError(
-            f"tokenizer.json is no tokenizer of the Hugging Face library ({str(error)[:80]}); take the file of that"
-            " name from the base model, or delete it to have tokens estimated."
-        ) from None
+        raise TokenizerError(f"It is no tokenizer of the Hugging Face library: {str(error)[:80]}.") from None

@@ -77,7 +77,7 @@ def test_a_message_is_sentences_and_the_code_exists() -> None:
         assert found is not None
         assert found.code in CODES
         assert found.message.endswith((".", "?"))
-        assert found.fix.endswith(("." if not found.fix.endswith("…") else "…"))
+        assert found.fix.endswith("." if not found.fix.endswith("…") else "…")
         assert found.fix.count("`") % 2 == 0 or "```" in found.fix
 
 
