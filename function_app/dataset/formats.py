@@ -57,7 +57,9 @@ def foreign_file(head: bytes, name: str) -> Foreign | None:
     if binary := foreign_binary(head, name):
         return binary
     text = head.removeprefix(BOM).lstrip()
-    return _json(text, len(head) < HEAD, name) or foreign_text(text, name) or unknown_binary(head)
+    if found := _json(text, len(head) < HEAD, name):
+        return found
+    return None if text.startswith(b"{") else unknown_binary(head) or foreign_text(text, name)
 
 
 def foreign_packing(head: bytes, name: str) -> Foreign | None:
@@ -159,7 +161,7 @@ def _spread(first: bytes, rest: bytes) -> Foreign | None:
     return Foreign(
         "not_json_lines",
         "This is JSON spread over many lines (pretty-printed), not JSON Lines.",
-        "Write each record on one line. With jq: `jq -c . in.json > out.jsonl`.",
+        "Write each record on one line. With jq: `jq -c '.' in.json > out.jsonl`.",
     )
 
 

@@ -194,6 +194,8 @@ def _at(text: bytes, reason: str, offset: int) -> Foreign | None:
     if "trailing characters" in reason:
         return _trailing(text, offset - 1)
     here, before = text[offset : offset + NEAR], text[max(0, offset - NEAR) : offset]
+    if "hex escape" in reason or "surrogate" in reason:
+        return HALF_CHARACTER
     if "escape" in reason:
         return _escape(before + here[:1])
     if "trailing comma" in reason:
@@ -226,7 +228,7 @@ def _trailing(text: bytes, offset: int) -> Foreign | None:
     if rest in (b",", b";"):
         return _invalid(
             "A comma stands after the object, as between the items of a list.",
-            "Remove the comma at the line's end: `sed 's/,[[:space:]]*$//' in.jsonl > out.jsonl`.",
+            "Remove the comma at the line's end: `sed 's/[,;][[:space:]]*$//' in.jsonl > out.jsonl`.",
         )
     if re.match(rb"(\xef\xbb\xbf|[\s,;|\x1e])*[{\[]", rest):
         if b"\r" in text[max(0, offset - 2) : offset + 3]:
@@ -234,6 +236,11 @@ def _trailing(text: bytes, offset: int) -> Foreign | None:
                 "The lines end as on an old Mac (CR alone), so all records are on one line.",
                 "Convert the line ends: `tr '\\r' '\\n' < in.jsonl > out.jsonl`.",
             )
+        if rest.startswith(b"\xef\xbb\xbf"):
+            return JOINED
+        if rest.startswith(b","):
+            fix = "Write each on a line of its own: `sed 's/^/[/; s/$/]/' in.jsonl | jq -c '.[]' > out.jsonl`."
+            return _invalid("More than one record stands on the line, with commas between.", fix)
         return _invalid("More than one record stands on the line.", ONE_LINE)
     if re.match(rb"//|#|/\*", rest):
         return _invalid("A comment follows the object; JSON has none.", "Delete the comment.")
@@ -312,10 +319,14 @@ _WRONG: list[tuple[re.Pattern[bytes], str, str]] = [
         (rb"\\", "A backslash stands outside a text: the record was encoded twice.", f"Decode it once. {DUMPS}"),
     ]
 ]
+JOINED = _invalid(
+    "A record follows on the same line, after a byte-order mark: files without a last line end were joined.",
+    "Part them: `sed 's/\\xEF\\xBB\\xBF/\\n/g' in.jsonl > out.jsonl`.",
+)
 CUT = _invalid(
     "The line ends in the middle of the record.",
     "If it is the last line, the file was cut: copy or export it again. If the record goes on in the next line, "
-    "write it on one: `jq -c . in.jsonl > out.jsonl`.",
+    "write it on one: `jq -c '.' in.jsonl > out.jsonl`.",
 )
 CUT_IN_TEXT = _invalid(
     "The line ends within a text: the file was cut, or an unescaped line break stands in the text.",
@@ -323,5 +334,7 @@ CUT_IN_TEXT = _invalid(
 )
 HALF_CHARACTER = _invalid(
     "A text holds half a character (\\ud800 to \\udfff alone): an emoji was cut in two.",
-    f"Write the record again without it. {jq('.')}",
+    'Have it replaced by ?: `python -c "import json, sys; [sys.stdout.buffer.write(json.dumps(json.loads(line),'
+    " ensure_ascii=False).encode('utf-8', 'replace') + b'\\n') for line in sys.stdin.buffer]\""
+    " < in.jsonl > out.jsonl`.",
 )

@@ -32,7 +32,7 @@ LINES = [
     _line("escaped-quotes", GOOD_LINE.replace(b'"', b'\\"'), "level of escaping"),
     _line("two-objects", GOOD_LINE + GOOD_LINE, "More than one record"),
     _line("two-objects-comma", GOOD_LINE + b", " + GOOD_LINE, "More than one record"),
-    _line("joined-files", GOOD_LINE + b"\xef\xbb\xbf" + GOOD_LINE, "More than one record"),
+    _line("joined-files", GOOD_LINE + b"\xef\xbb\xbf" + GOOD_LINE, "joined"),
     _line("old-mac", GOOD_LINE + b"\r" + GOOD_LINE, "tr '\\r' '\\n'"),
     _line("bom-in-the-middle", b"\xef\xbb\xbf" + GOOD_LINE, "byte-order mark"),
     _line("line-break-in-a-text", GOOD_LINE.replace(M, M + b"\n", 1), "within a text"),
@@ -64,7 +64,7 @@ LINES = [
     _line("null", b"null", "number or a single word"),
     _line("deep", b'{"messages": ' + b"[" * 3000 + b"]" * 3000 + b"}", "nested"),
     Broken("pretty-in-the-middle.jsonl", among_good(*json.dumps(RECORD, indent=1).encode().split(b"\n")),
-           "invalid_json", 4, "jq -c ."),
+           "invalid_json", 4, "jq -c '.'"),
     Broken("cut.jsonl", lines(*([GOOD_LINE] * 10)) + GOOD_LINE[:40], "invalid_json", 11, "ends in the middle"),
     Broken("cut-in-a-text.jsonl", lines(*([GOOD_LINE] * 10)) + GOOD_LINE[:50], "invalid_json", 11, "within a text"),
 ]  # fmt: skip

@@ -75,7 +75,7 @@ FILES = [
     _not_json_lines("array.jsonl", ARRAY, "jq -c '.[]' in.json > out.jsonl", 1),
     _not_json_lines("pretty-array.jsonl", json.dumps(RECORDS, indent=2).encode(), "JSON array", 1),
     _not_json_lines("array-a-line-each.jsonl", ARRAY.replace(b"}, {", b"},\n{"), "JSON array", 1),
-    _not_json_lines("pretty-object.jsonl", json.dumps(RECORDS[0], indent=4).encode(), "jq -c .", 1),
+    _not_json_lines("pretty-object.jsonl", json.dumps(RECORDS[0], indent=4).encode(), "jq -c '.'", 1),
     _not_json_lines(
         "pretty-objects.jsonl", b"\n".join(json.dumps(each, indent=2).encode() for each in RECORDS), "many lines", 1
     ),
