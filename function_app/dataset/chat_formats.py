@@ -70,7 +70,7 @@ def _columns_of_messages(messages: Mapping[str, Any]) -> Foreign | None:
 
 
 def foreign_pair(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
-    """What a record with ``prompt`` and ``completion`` is instead of ours; None when it is ours, or has another fault."""
+    """What a record with ``prompt`` and ``completion`` is instead of ours; None as in foreign_chat."""
     prompt, completion = record.get("prompt"), record.get("completion")
     if "label" in names and isinstance(record.get("label"), bool):
         return other(

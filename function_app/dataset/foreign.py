@@ -1,5 +1,6 @@
 """What a file, line or record of another format is told as, and the commands that turn it into ours."""
 
+from pathlib import PurePosixPath
 from shlex import quote
 
 import msgspec
@@ -26,6 +27,15 @@ def prepare(file: str = "in.jsonl", columns: str = "") -> str:
     """The command that converts a local file (of any kind that training.prepare_dataset reads)."""
     option = f" --columns {columns}" if columns else ""
     return f"Run `python -m training.prepare_dataset {quote(file)} --output out/{option}`."
+
+
+def prepare_named(name: str, *endings: str) -> str:
+    """The same for the file ``name``, which has to be called by one of ``endings`` for it (the first is advised)."""
+    path = PurePosixPath(PurePosixPath(name).name or "in")
+    if path.suffix.lower() in endings:
+        return prepare(path.name)
+    renamed = path.stem + endings[0]
+    return f"Rename it to {renamed}. {prepare(renamed)}"
 
 
 def jq(program: str) -> str:

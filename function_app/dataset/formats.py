@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from .binary_formats import UNPACK, foreign_binary, unknown_binary
-from .foreign import SHAPE, Foreign, jq, prepare
+from .foreign import SHAPE, Foreign, jq, prepare_named
 from .line_formats import foreign_line, json_column
 from .message_formats import foreign_message
 from .record_formats import foreign_record
@@ -30,6 +30,7 @@ ENCODINGS: list[tuple[re.Pattern[bytes], str]] = [
 _SAVE_AS_UTF8 = (
     "In PowerShell: `Get-Content in.jsonl | Set-Content -Encoding utf8 out.jsonl`; in an editor: Save as UTF-8."
 )
+_BEFORE = re.compile(rb"\A(?:\xef\xbb\xbf|\s)+")
 _document = msgspec.json.Decoder().decode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 # The first key of a record that lies in a list under one of WRAPPERS, in a file without a line's end.
@@ -56,7 +57,7 @@ def foreign_file(head: bytes, name: str) -> Foreign | None:
             return Foreign("wrong_encoding", f"The file is {encoding}, not UTF-8.", _SAVE_AS_UTF8, 0)
     if binary := foreign_binary(head, name):
         return binary
-    text = head.removeprefix(BOM).lstrip()
+    text = _BEFORE.sub(b"", head, 1)
     if found := _json(text, len(head) < HEAD, name):
         return found
     return None if text.startswith(b"{") else unknown_binary(head) or foreign_text(text, name)
@@ -113,8 +114,8 @@ def _json(text: bytes, whole: bool, name: str) -> Foreign | None:
 
 def _array(first: bytes, rest: bytes, whole: bool, name: str) -> Foreign | None:
     """A JSON array; None when each line is one, which is told line by line."""
-    if re.match(rb"\[\[?[A-Za-z][\w.-]*\]\]?\s*(#|$)", first) and not re.match(rb"\[(true|false|null)\]", first):
-        return None  # a section of TOML or of an .ini file
+    if not re.match(rb"\[\s*([\[{\"'\]]|$)", first):
+        return None  # a section of TOML, a date of a log, a list of numbers
     if re.match(rb"\[\s*\{?\s*'", first):
         return PYTHON
     try:
@@ -131,8 +132,8 @@ def _array(first: bytes, rest: bytes, whole: bool, name: str) -> Foreign | None:
     return Foreign(
         "not_json_lines",
         "This is one JSON array, not JSON Lines.",
-        "Write one record a line. With jq: `jq -c '.[]' in.json > out.jsonl`; or "
-        + prepare(str(PurePosixPath(PurePosixPath(name).name or "in.json").with_suffix(".json"))).replace("Run", "run"),
+        "Write one record a line. With jq: `jq -c '.[]' in.json > out.jsonl`. Or convert it: "
+        + prepare_named(name, ".jsonl", ".json"),
     )
 
 

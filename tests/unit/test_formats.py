@@ -185,10 +185,11 @@ BYTES = st.binary(max_size=300) | st.lists(st.sampled_from(PIECES), max_size=40)
 @settings(max_examples=300)
 @given(BYTES | st.sampled_from([broken.content for broken in CORPUS]), st.integers(1, 9), st.text(max_size=12))
 @example(b"\xef\xbb\xbf", 1, "")
+@example("\u3000\x1e\u2028".encode(), 1, "")
 @example(b'"', 2, "a.gz")
 @example(b'{"a":"\\', 2, "/")
 def test_any_bytes_are_answered(content: bytes, number: int, name: str) -> None:
-    for file in (name, "x.jsonl.gz", "x.csv", "x.xlsx"):
+    for file in (name, "..", "x.jsonl.gz", "x.csv", "x.xlsx"):
         found = foreign_file(content[:HEAD], file)
         assert found is None or found.code in CODES
     line = foreign_line(content, number)

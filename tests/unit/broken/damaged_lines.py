@@ -35,6 +35,7 @@ LINES = [
     _line("joined-files", GOOD_LINE + b"\xef\xbb\xbf" + GOOD_LINE, "joined"),
     _line("old-mac", GOOD_LINE + b"\r" + GOOD_LINE, "tr '\\r' '\\n'"),
     _line("bom-in-the-middle", b"\xef\xbb\xbf" + GOOD_LINE, "byte-order mark"),
+    Broken("two-boms.jsonl", b"\xef\xbb\xbf" * 2 + among_good(GOOD_LINE), "invalid_json", 1, "byte-order mark"),
     _line("line-break-in-a-text", GOOD_LINE.replace(M, M + b"\n", 1), "within a text"),
     _line("tab-in-a-text", GOOD_LINE.replace(M, M + b"\t", 1), "tab"),
     _line("control-in-a-text", GOOD_LINE.replace(M, M + b"\x01", 1), "control character"),
