@@ -41,3 +41,12 @@ def prepare_named(name: str, *endings: str) -> str:
 def jq(program: str) -> str:
     """The command that rewrites each record."""
     return f"With jq: `jq -c '{program}' in.jsonl > out.jsonl`."
+
+
+def invalid(message: str, fix: str) -> Foreign:
+    """The answer for a line that is no JSON object."""
+    return Foreign("invalid_json", message, fix)
+
+
+ONE_LINE = "Write each record on one line. " + jq(".")
+DUMPS = "Write each record with a JSON library (Python: `json.dumps(record, ensure_ascii=False)`), not with print()."

@@ -126,9 +126,10 @@ def _array(first: bytes, rest: bytes, whole: bool, name: str) -> Foreign | None:
         if listed and all(line.lstrip().startswith(b"[") for line in lines):
             return None
     else:
-        bare = re.match(rb'\[\s*(\{\s*"(role|from|content|value)"|"|\[)', first) is not None
-        if rest.strip() or bare or first == b"[]":
-            return None if rest.strip() or bare else Foreign("empty_file", "The file holds an empty list.", SHAPE)
+        if first == b"[]" and not rest.strip():
+            return Foreign("empty_file", "The file holds an empty list.", f"Export it again. {SHAPE}")
+        if rest.strip() or re.match(rb'\[\s*(\{\s*"(role|from|content|value)"|"|\[)', first):
+            return None  # each line is a list, or the only one is a conversation
     return Foreign(
         "not_json_lines",
         "This is one JSON array, not JSON Lines.",
@@ -142,9 +143,7 @@ def _spread(first: bytes, rest: bytes) -> Foreign | None:
     if first.startswith(b"{\\rtf"):
         return None
     following = rest.lstrip()[:4096]
-    if re.match(rb"\{\s*'|\{$", first) and re.match(rb"\{\s*'|'", first + following):
-        return PYTHON
-    if re.match(rb"\{\s*$", first) and re.match(rb"'\w+'\s*:", following):
+    if re.match(rb"\{\s*'", first) or (first == b"{" and following.startswith(b"'")):
         return PYTHON
     if first == b"{" and re.match(rb"//|/\*|[A-Za-z_$][\w$]*\s*:", following):
         return Foreign(
@@ -169,6 +168,8 @@ def _spread(first: bytes, rest: bytes) -> Foreign | None:
 def _continues(first: bytes, rest: bytes) -> bool:
     """Whether the second line goes on where the first one ended, and is not just the next record after a cut one."""
     second = rest.lstrip().partition(b"\n")[0].strip()
+    if not second:
+        return False
     try:
         _object(second)
     except (msgspec.DecodeError, RecursionError):

@@ -170,7 +170,9 @@ def _instructions(names: set[str]) -> Foreign | None:
 
 
 def _other_data(names: set[str]) -> Foreign | None:
-    """Training data for something that is no chat model."""
+    """Training data for something that is no chat model, and what is no record at all."""
+    if {"cells", "nbformat"} <= names:
+        return other("The line is a Jupyter notebook, not the data that it works on.", f"Export the data. {SHAPE}")
     for pair in (("anchor", "positive"), ("query", "positive"), ("query", "pos"), ("sentence1", "sentence2")):
         if names.issuperset(pair):
             return other("The record trains an embedding model (texts that are alike), not a chat model.", SHAPE)
