@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
-from .foreign import SHAPE, Foreign, prepare
+from .foreign import SHAPE, Foreign, prepare, prepare_named
 
 UNPACK = (
     "Unpack it and drop the .jsonl file that is in it; `gzip -k train.jsonl` makes the one packed form that is read."
@@ -83,7 +83,7 @@ def foreign_binary(head: bytes, name: str) -> Foreign | None:
         return _ole(head, name)
     for pattern, what, fix in MAGICS:
         if pattern.match(head):
-            return _is(what, _named(name, fix) if fix.startswith(".") else fix)
+            return _is(what, prepare_named(name, fix) if fix.startswith(".") else fix)
     return None
 
 
@@ -98,15 +98,6 @@ def unknown_binary(head: bytes) -> Foreign | None:
 
 def _is(what: str, fix: str) -> Foreign:
     return Foreign("not_json_lines", f"This is {what}, not JSON Lines.", fix, 0)
-
-
-def _named(name: str, ending: str) -> str:
-    """``prepare_dataset`` goes by the file's ending, so a Parquet file called .jsonl is to be renamed first."""
-    path = PurePosixPath(PurePosixPath(name).name or "in")
-    if path.suffix.lower() == ending:
-        return prepare(path.name)
-    renamed = path.stem + ending
-    return f"Rename it to {renamed}. {prepare(renamed)}"
 
 
 def _zip(head: bytes, name: str) -> Foreign:

@@ -1,5 +1,6 @@
 """What a file, line or record of another format is told as, and the commands that turn it into ours."""
 
+from pathlib import PurePosixPath
 from shlex import quote
 
 import msgspec
@@ -28,6 +29,24 @@ def prepare(file: str = "in.jsonl", columns: str = "") -> str:
     return f"Run `python -m training.prepare_dataset {quote(file)} --output out/{option}`."
 
 
+def prepare_named(name: str, *endings: str) -> str:
+    """The same for the file ``name``, which has to be called by one of ``endings`` for it (the first is advised)."""
+    path = PurePosixPath(PurePosixPath(name).name or "in")
+    if path.suffix.lower() in endings:
+        return prepare(path.name)
+    renamed = path.stem + endings[0]
+    return f"Rename it to {renamed}. {prepare(renamed)}"
+
+
 def jq(program: str) -> str:
     """The command that rewrites each record."""
     return f"With jq: `jq -c '{program}' in.jsonl > out.jsonl`."
+
+
+def invalid(message: str, fix: str) -> Foreign:
+    """The answer for a line that is no JSON object."""
+    return Foreign("invalid_json", message, fix)
+
+
+ONE_LINE = "Write each record on one line. " + jq(".")
+DUMPS = "Write each record with a JSON library (Python: `json.dumps(record, ensure_ascii=False)`), not with print()."

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import msgspec
 
 from .binary_formats import UNPACK, foreign_binary, unknown_binary
-from .foreign import SHAPE, Foreign, jq, prepare
+from .foreign import SHAPE, Foreign, jq, prepare_named
 from .line_formats import foreign_line, json_column
 from .message_formats import foreign_message
 from .record_formats import foreign_record
@@ -39,6 +39,7 @@ ENCODINGS: list[tuple[re.Pattern[bytes], str]] = [
 _SAVE_AS_UTF8 = (
     "In PowerShell: `Get-Content in.jsonl | Set-Content -Encoding utf8 out.jsonl`; in an editor: Save as UTF-8."
 )
+_BEFORE = re.compile(rb"\A(?:\xef\xbb\xbf|\s)+")
 _document = msgspec.json.Decoder().decode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 # The first key of a record that lies in a list under one of WRAPPERS, in a file without a line's end.
@@ -65,8 +66,10 @@ def foreign_file(head: bytes, name: str) -> Foreign | None:
             return Foreign("wrong_encoding", f"The file is {encoding}, not UTF-8.", _SAVE_AS_UTF8, 0)
     if binary := foreign_binary(head, name):
         return binary
-    text = head.removeprefix(BOM).lstrip()
-    return _json(text, len(head) < HEAD, name) or foreign_text(text, name) or unknown_binary(head)
+    text = _BEFORE.sub(b"", head, 1)
+    if found := _json(text, len(head) < HEAD, name):
+        return found
+    return None if text.startswith(b"{") else unknown_binary(head) or foreign_text(text, name)
 
 
 def foreign_packing(head: bytes, name: str) -> Foreign | None:
@@ -120,8 +123,8 @@ def _json(text: bytes, whole: bool, name: str) -> Foreign | None:
 
 def _array(first: bytes, rest: bytes, whole: bool, name: str) -> Foreign | None:
     """A JSON array; None when each line is one, which is told line by line."""
-    if re.match(rb"\[\[?[A-Za-z][\w.-]*\]\]?\s*(#|$)", first) and not re.match(rb"\[(true|false|null)\]", first):
-        return None  # a section of TOML or of an .ini file
+    if not re.match(rb"\[\s*([\[{\"'\]]|$)", first):
+        return None  # a section of TOML, a date of a log, a list of numbers
     if re.match(rb"\[\s*\{?\s*'", first):
         return PYTHON
     try:
@@ -132,14 +135,15 @@ def _array(first: bytes, rest: bytes, whole: bool, name: str) -> Foreign | None:
         if listed and all(line.lstrip().startswith(b"[") for line in lines):
             return None
     else:
-        bare = re.match(rb'\[\s*(\{\s*"(role|from|content|value)"|"|\[)', first) is not None
-        if rest.strip() or bare or first == b"[]":
-            return None if rest.strip() or bare else Foreign("empty_file", "The file holds an empty list.", SHAPE)
+        if first == b"[]" and not rest.strip():
+            return Foreign("empty_file", "The file holds an empty list.", f"Export it again. {SHAPE}")
+        if rest.strip() or re.match(rb'\[\s*(\{\s*"(role|from|content|value)"|"|\[)', first):
+            return None  # each line is a list, or the only one is a conversation
     return Foreign(
         "not_json_lines",
         "This is one JSON array, not JSON Lines.",
-        "Write one record a line. With jq: `jq -c '.[]' in.json > out.jsonl`; or "
-        + prepare(str(PurePosixPath(PurePosixPath(name).name or "in.json").with_suffix(".json"))).replace("Run", "run"),
+        "Write one record a line. With jq: `jq -c '.[]' in.json > out.jsonl`. Or convert it: "
+        + prepare_named(name, ".jsonl", ".json"),
     )
 
 
@@ -148,9 +152,7 @@ def _spread(first: bytes, rest: bytes) -> Foreign | None:
     if first.startswith(b"{\\rtf"):
         return None
     following = rest.lstrip()[:4096]
-    if re.match(rb"\{\s*'|\{$", first) and re.match(rb"\{\s*'|'", first + following):
-        return PYTHON
-    if re.match(rb"\{\s*$", first) and re.match(rb"'\w+'\s*:", following):
+    if re.match(rb"\{\s*'", first) or (first == b"{" and following.startswith(b"'")):
         return PYTHON
     if first == b"{" and re.match(rb"//|/\*|[A-Za-z_$][\w$]*\s*:", following):
         return Foreign(
@@ -168,13 +170,15 @@ def _spread(first: bytes, rest: bytes) -> Foreign | None:
     return Foreign(
         "not_json_lines",
         "This is JSON spread over many lines (pretty-printed), not JSON Lines.",
-        "Write each record on one line. With jq: `jq -c . in.json > out.jsonl`.",
+        "Write each record on one line. With jq: `jq -c '.' in.json > out.jsonl`.",
     )
 
 
 def _continues(first: bytes, rest: bytes) -> bool:
     """Whether the second line goes on where the first one ended, and is not just the next record after a cut one."""
     second = rest.lstrip().partition(b"\n")[0].strip()
+    if not second:
+        return False
     try:
         _object(second)
     except (msgspec.DecodeError, RecursionError):

@@ -5,13 +5,12 @@ import re
 
 import msgspec
 
-from .foreign import SHAPE, Foreign, jq
+from .foreign import DUMPS, ONE_LINE, SHAPE, Foreign, invalid, jq
+from .line_starts import line_start
 
 LOOK = 64 * 1024  # bytes of a line that are looked at, beside the parser's own pass
 NEAR = 64  # bytes around the place where the parser stopped
 
-ONE_LINE = "Write each record on one line. " + jq(".")
-DUMPS = "Write each record with a JSON library (Python: `json.dumps(record, ensure_ascii=False)`), not with print()."
 
 _skim = msgspec.json.Decoder(msgspec.Raw).decode  # checks the structure and builds nothing
 _document = msgspec.json.Decoder().decode
@@ -21,69 +20,6 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 _CURLY = ("“", "”", "„", "‟", "«", "»", "‘", "’", "‚", "＂", "″")
 _TYPOGRAPHIC = tuple(quote.encode() for quote in _CURLY)
 
-# (how the line begins, what it is, the fix), before any parsing
-STARTS: list[tuple[re.Pattern[bytes], str, str]] = [
-    (re.compile(pattern), what, fix)
-    for pattern, what, fix in [
-        (
-            rb"\xef\xbb\xbf",
-            "A byte-order mark stands in the middle of the file: files were joined.",
-            "Remove it: `sed 's/\\xEF\\xBB\\xBF//g' in.jsonl > out.jsonl`, or save the parts as UTF-8 without BOM.",
-        ),
-        (
-            rb"```|~~~",
-            "The line is a Markdown fence, from an assistant's answer.",
-            "Delete the lines that begin with ```.",
-        ),
-        (
-            rb"(data|event|id|retry):",
-            "The line is a server-sent event (`data: …`), as a streaming API answers.",
-            "Remove the prefix: `sed -n 's/^data: //p' in.jsonl > out.jsonl`; a streamed answer is to be joined first.",
-        ),
-        (rb"//|#|/\*|<!--", "The line is a comment; JSON has none.", "Delete the line."),
-        (
-            rb'"\{""|"\[\{""',
-            "The JSON is quoted as in CSV: Excel, or a CSV export, has doubled its quotes.",
-            'Read the file as CSV and write the column as it is: `python -c "import csv, sys;'
-            ' [print(row[0]) for row in csv.reader(sys.stdin)]" < in.jsonl > out.jsonl`.',
-        ),
-        (
-            rb'\{\s*\\"',
-            "Each quote has a backslash before it: the record was encoded as a text, and its outer quotes are gone.",
-            "Remove one level of escaping: in Python `json.loads('\"' + line.strip() + '\"')` is the record.",
-        ),
-        (
-            rb"b'\{|b\"\{",
-            "The line is Python's notation of bytes (b'…').",
-            "In Python write `record.decode()` instead of `str(record)`.",
-        ),
-        (rb"'\{", "The line stands in single quotes, as in a shell command.", "Remove the quotes around the record."),
-        (rb"\{\s*'|\[\s*\{?\s*'", "The line is a dict or list as Python prints it: single quotes are not JSON.", DUMPS),
-        (
-            rb"<{7} |={7}\s*$|>{7} ",
-            "The line is Git's mark of a merge conflict.",
-            "Resolve the conflict: `git status`.",
-        ),
-        (rb"<[A-Za-z!?/]", "The line is HTML or XML.", "Delete it, or download the file again."),
-        (
-            rb"\x1e",
-            "The line begins with a record separator (JSON text sequences, RFC 7464).",
-            "Remove it: `tr -d '\\036' < in.jsonl > out.jsonl`.",
-        ),
-        (
-            rb'"[^"\\]{1,64}"\s*:',
-            "The line is a piece of an object that is spread over several lines (pretty-printed).",
-            ONE_LINE,
-        ),
-        (rb"[}\]][\s,}\]]*$", "The line only closes what an earlier line has opened.", ONE_LINE),
-        (
-            rb"[{\[]\s*$",
-            "The line only opens an object that goes on in the next lines (pretty-printed).",
-            ONE_LINE,
-        ),
-    ]
-]
-
 
 def foreign_line(line: bytes, number: int) -> Foreign | None:
     """Why ``line`` is not one JSON object; None when it is one, or cannot be told. Never raises.
@@ -92,7 +28,7 @@ def foreign_line(line: bytes, number: int) -> Foreign | None:
     """
     line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     text = line.strip()
-    if found := _start(text[:LOOK]) or _parsed(text):
+    if found := line_start(text[:LOOK]) or _parsed(text):
         return Foreign(found.code, found.message, found.fix, number)
     return None
 
@@ -103,27 +39,11 @@ def json_column(line: bytes, byte_offset: int) -> int:
     return len(before) + 1
 
 
-def _invalid(message: str, fix: str) -> Foreign:
-    return Foreign("invalid_json", message, fix)
-
-
-def _start(head: bytes) -> Foreign | None:
-    for pattern, message, fix in STARTS:
-        if pattern.match(head):
-            return _invalid(message, fix)
-    if head[:64].count(0) > 8:
-        return _invalid(
-            "The line is UTF-16 or zero bytes within a file that is not, as PowerShell's >> writes.",
-            "Write the whole file again as UTF-8 (PowerShell: `Set-Content -Encoding utf8`).",
-        )
-    return None
-
-
 def _parsed(text: bytes) -> Foreign | None:
     try:
         _skim(text)
     except RecursionError:
-        return _invalid("The record is nested too deeply.", SHAPE)
+        return invalid("The record is nested too deeply.", SHAPE)
     except msgspec.DecodeError as error:
         reason, at = str(error), _byte.search(str(error))
         return _cut(text) if at is None else _at(text, reason, int(at[1]))
@@ -139,13 +59,13 @@ def _value(text: bytes) -> Foreign | None:
         return _list(text[:LOOK])
     if first == b'"':
         if re.match(rb'"\s*[{\[]\s*\\"', text):
-            return _invalid("The record is encoded twice: a text that holds JSON.", f"Decode it once. {jq('fromjson')}")
+            return invalid("The record is encoded twice: a text that holds JSON.", f"Decode it once. {jq('fromjson')}")
         return _bare("a text", f"If it is to be learnt as it is: {jq('{text: .}')}")
     return _bare("a number or a single word", f"Delete the line. {SHAPE}")
 
 
 def _bare(what: str, fix: str) -> Foreign:
-    return _invalid(f"The line is {what}, not an object.", fix)
+    return invalid(f"The line is {what}, not an object.", fix)
 
 
 def _list(head: bytes) -> Foreign:
@@ -175,7 +95,7 @@ def _surrogate(text: bytes) -> Foreign | None:
 def _cut(text: bytes) -> Foreign | None:
     """The line ends before its value does."""
     if not text.startswith((b"{", b"[", b'"')):
-        return _invalid("The line is no JSON.", f"Delete the line, or write it as a record. {SHAPE}")
+        return invalid("The line is no JSON.", f"Delete the line, or write it as a record. {SHAPE}")
     if len(text) > LOOK:
         return CUT
     closed = True
@@ -194,21 +114,23 @@ def _at(text: bytes, reason: str, offset: int) -> Foreign | None:
     if "trailing characters" in reason:
         return _trailing(text, offset - 1)
     here, before = text[offset : offset + NEAR], text[max(0, offset - NEAR) : offset]
+    if "hex escape" in reason or "surrogate" in reason:
+        return HALF_CHARACTER
     if "escape" in reason:
         return _escape(before + here[:1])
     if "trailing comma" in reason:
-        return _invalid(
+        return invalid(
             "A comma stands before a closing bracket.", "Remove the comma after the last item. In Python, json.dumps."
         )
     if here[:1] < b" " and here:
         return _control(here[0])
     for pattern, what, fix in _WRONG:
         if pattern.match(here):
-            return _invalid(what, fix)
+            return invalid(what, fix)
     if "expected ',' or" in reason:
         return _separator(here)
     if "expected '\"'" in reason and re.match(rb"[A-Za-z_$]", here):
-        return _invalid("A key has no quotes around it.", 'Put keys into double quotes: {"messages": …}. ' + DUMPS)
+        return invalid("A key has no quotes around it.", 'Put keys into double quotes: {"messages": …}. ' + DUMPS)
     if not text.startswith((b"{", b"[", b'"')):
         return _before(text)
     return None
@@ -219,54 +141,59 @@ def _trailing(text: bytes, offset: int) -> Foreign | None:
     rest = text[offset : offset + NEAR].strip()
     if not text.startswith((b"{", b"[")):
         if text.startswith(b'"') and re.match(rb"[,;\t]", rest):
-            return _invalid(
+            return invalid(
                 "The line is a row of CSV.", "Convert it: `python -m training.prepare_dataset in.csv --output out/`."
             )
         return _before(text)
     if rest in (b",", b";"):
-        return _invalid(
+        return invalid(
             "A comma stands after the object, as between the items of a list.",
-            "Remove the comma at the line's end: `sed 's/,[[:space:]]*$//' in.jsonl > out.jsonl`.",
+            "Remove the comma at the line's end: `sed 's/[,;][[:space:]]*$//' in.jsonl > out.jsonl`.",
         )
     if re.match(rb"(\xef\xbb\xbf|[\s,;|\x1e])*[{\[]", rest):
         if b"\r" in text[max(0, offset - 2) : offset + 3]:
-            return _invalid(
+            return invalid(
                 "The lines end as on an old Mac (CR alone), so all records are on one line.",
                 "Convert the line ends: `tr '\\r' '\\n' < in.jsonl > out.jsonl`.",
             )
-        return _invalid("More than one record stands on the line.", ONE_LINE)
+        if rest.startswith(b"\xef\xbb\xbf"):
+            return JOINED
+        if rest.startswith(b","):
+            fix = "Write each on a line of its own: `sed 's/^/[/; s/$/]/' in.jsonl | jq -c '.[]' > out.jsonl`."
+            return invalid("More than one record stands on the line, with commas between.", fix)
+        return invalid("More than one record stands on the line.", ONE_LINE)
     if re.match(rb"//|#|/\*", rest):
-        return _invalid("A comment follows the object; JSON has none.", "Delete the comment.")
+        return invalid("A comment follows the object; JSON has none.", "Delete the comment.")
     if re.match(rb"[,\s]*[\]}]", rest):
-        return _invalid("A bracket is closed that was not opened.", f"Remove the bracket after the object. {SHAPE}")
-    return _invalid("Something follows the object on its line.", "Keep the object alone on the line.")
+        return invalid("A bracket is closed that was not opened.", f"Remove the bracket after the object. {SHAPE}")
+    return invalid("Something follows the object on its line.", "Keep the object alone on the line.")
 
 
 def _before(text: bytes) -> Foreign | None:
     if text[:LOOK].find(b'{"') > 0:
-        return _invalid(
+        return invalid(
             "Something stands before the object (a date, a number or a log's prefix).",
             "Remove it: `sed 's/^[^{]*//' in.jsonl > out.jsonl`.",
         )
-    return _invalid("The line is no JSON.", f"Delete the line, or write it as a record. {SHAPE}")
+    return invalid("The line is no JSON.", f"Delete the line, or write it as a record. {SHAPE}")
 
 
 def _control(byte: int) -> Foreign:
     name, written = {9: ("tab", "\\t"), 10: ("line break", "\\n"), 13: ("line break (CR)", "\\n")}.get(
         byte, ("control character", f"\\u{byte:04x}")
     )
-    return _invalid(f"A {name} stands within a text, unescaped.", f"Write it as {written}. {DUMPS}")
+    return invalid(f"A {name} stands within a text, unescaped.", f"Write it as {written}. {DUMPS}")
 
 
 def _escape(before: bytes) -> Foreign:
     if before.endswith(b"\\'"):
-        return _invalid("A single quote has a backslash before it; JSON escapes only double quotes.", DUMPS)
+        return invalid("A single quote has a backslash before it; JSON escapes only double quotes.", DUMPS)
     if re.search(rb"[A-Za-z]:\\[^\"]*$", before):
-        return _invalid(
+        return invalid(
             "A Windows path stands in a text with single backslashes.",
             "Double each backslash (C:\\\\folder), or write / in its place. " + DUMPS,
         )
-    return _invalid(
+    return invalid(
         "A backslash stands before a character that JSON cannot escape (as in \\x, LaTeX or a regular expression).",
         "Double the backslash. " + DUMPS,
     )
@@ -275,12 +202,12 @@ def _escape(before: bytes) -> Foreign:
 def _separator(here: bytes) -> Foreign:
     """A value is complete, and neither a comma nor the closing bracket follows."""
     if re.match(rb'["{\[]', here):
-        return _invalid("A comma is missing between two values, or a quote within a text is not escaped.", DUMPS)
+        return invalid("A comma is missing between two values, or a quote within a text is not escaped.", DUMPS)
     if re.match(rb"[}\]]", here):
-        return _invalid("A bracket is closed by one of the other kind.", f"Close [ with ] and {{ with }}. {SHAPE}")
+        return invalid("A bracket is closed by one of the other kind.", f"Close [ with ] and {{ with }}. {SHAPE}")
     if re.match(rb"/[/*]", here):
-        return _invalid("A comment stands within the object; JSON has none.", "Delete the comment.")
-    return _invalid("A double quote within a text is not escaped.", 'Write it as \\". ' + DUMPS)
+        return invalid("A comment stands within the object; JSON has none.", "Delete the comment.")
+    return invalid("A double quote within a text is not escaped.", 'Write it as \\". ' + DUMPS)
 
 
 # (what stands where a value or a key should, what it is, the fix)
@@ -312,16 +239,22 @@ _WRONG: list[tuple[re.Pattern[bytes], str, str]] = [
         (rb"\\", "A backslash stands outside a text: the record was encoded twice.", f"Decode it once. {DUMPS}"),
     ]
 ]
-CUT = _invalid(
+JOINED = invalid(
+    "A record follows on the same line, after a byte-order mark: files without a last line end were joined.",
+    "Part them: `sed 's/\\xEF\\xBB\\xBF/\\n/g' in.jsonl > out.jsonl`.",
+)
+CUT = invalid(
     "The line ends in the middle of the record.",
     "If it is the last line, the file was cut: copy or export it again. If the record goes on in the next line, "
-    "write it on one: `jq -c . in.jsonl > out.jsonl`.",
+    "write it on one: `jq -c '.' in.jsonl > out.jsonl`.",
 )
-CUT_IN_TEXT = _invalid(
+CUT_IN_TEXT = invalid(
     "The line ends within a text: the file was cut, or an unescaped line break stands in the text.",
     "If it is the last line, copy or export the file again; else write line breaks as \\n. " + DUMPS,
 )
-HALF_CHARACTER = _invalid(
+HALF_CHARACTER = invalid(
     "A text holds half a character (\\ud800 to \\udfff alone): an emoji was cut in two.",
-    f"Write the record again without it. {jq('.')}",
+    'Have it replaced by ?: `python -c "import json, sys; [sys.stdout.buffer.write(json.dumps(json.loads(line),'
+    " ensure_ascii=False).encode('utf-8', 'replace') + b'\\n') for line in sys.stdin.buffer]\""
+    " < in.jsonl > out.jsonl`.",
 )

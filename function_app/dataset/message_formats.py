@@ -50,9 +50,10 @@ KEYS = [
     ("name", "text", "another"),
     ("type", "content", "LangChain's"),
     ("type", "data", "LangChain's"),
-    ("Role", "Content", "another"),
 ]
-_ROLE_MAP = '({"human": "user", "gpt": "assistant", "bot": "assistant", "ai": "assistant", "model": "assistant"}'
+_ROLE_MAP = (
+    '({"human": "user", "gpt": "assistant", "bot": "assistant", "ai": "assistant", "model": "assistant"}[.] // .)'
+)
 
 
 def foreign_message(message: Mapping[str, Any]) -> Foreign | None:
@@ -90,14 +91,16 @@ def _keys(message: Mapping[str, Any]) -> Foreign | None:
             said = f'([.{what}[].text] | join("\\n"))' if what == "parts" else f".{what}"
             said = ".data.content" if what == "data" else said
             speaker = f".{who}.role" if isinstance(message[who], Mapping) else f".{who}"
-            program = f".messages |= map({{role: ({speaker} as $r | {_ROLE_MAP}[$r] // $r)), content: {said}}})"
+            ours = f"{{role: ({speaker} | {_ROLE_MAP}), content: {said}}}"
+            program = f'.messages |= map(if has("{what}") and has("{who}") then {ours} else . end)'
             return Foreign(
                 "other_format", f"The message has {who} and {what} ({whose} format) for role and content.", jq(program)
             )
     if len(message) == 1:
         (only,) = message
         if only.strip().casefold() in (*ROLES, *OTHER_ROLES):
-            program = ".messages |= map(to_entries[0] | {role: .key, content: .value})"
+            ours = f"(to_entries[0] | {{role: (.key | {_ROLE_MAP}), content: .value}})"
+            program = f'.messages |= map(if has("role") then . else {ours} end)'
             return Foreign("other_format", "The message has its role as its key.", jq(program))
     lower = {key.strip().casefold() for key in message}
     if {"role", "content"} <= lower:

@@ -4,14 +4,10 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from .chat_formats import OURS, encoded, foreign_chat, foreign_pair, other, system_beside_pair
 from .foreign import SHAPE, Foreign, jq, prepare
 from .message_formats import foreign_message
 
-OURS = ("messages", "prompt", "completion", "text")
-# Beside the format's own columns these make a record one of another format; all others are left out with a warning.
-SUSPECT_COLUMNS = frozenset(
-    {"tools", "functions", "function_call", "system", "system_prompt", "schemaVersion", "label"}
-)
 CHATS = (
     "conversations",
     "conversation",
@@ -61,19 +57,10 @@ PAIRS: dict[str, tuple[str, ...]] = {
     "request": ("response",),
     "problem": ("solution",),
 }
-_SYSTEM = '{role: "system", content: .%s}'
 _GEMINI = (
     '{messages: (((.systemInstruction // .system_instruction) as $s | if $s then [{role: "system", content:'
     ' ([$s.parts[].text] | join("\\n"))}] else [] end) + [.contents[] | {role: (if .role == "model" then "assistant"'
     ' else "user" end), content: ([.parts[].text] | join("\\n"))}])}'
-)
-_BEDROCK = (
-    '{messages: ([(.system // [])[] | {role: "system", content: .text}] + [.messages[] | {role, content:'
-    ' ([.content[].text] | join("\\n"))}])}'
-)
-_ANTHROPIC = (
-    '{messages: ([{role: "system", content: (.system | if type == "array" then [.[].text] | join("\\n") else . end)}]'
-    ' + [.messages[] | {role, content: (.content | if type == "array" then [.[].text] | join("\\n") else . end)}])}'
 )
 _DOLLY = '{prompt: ([.instruction, (.context // "")] | map(select(. != "")) | join("\\n\\n")), completion: .response}'
 _BATCH = "An answer is needed to learn from: append each answer of the batch's output as the assistant's message. "
@@ -88,9 +75,9 @@ def foreign_record(columns: Collection[str], record: Mapping[str, Any] | None) -
     record = record or {}
     names = set(columns)
     if "messages" in names:
-        return _chat(names, record)
+        return foreign_chat(names, record)
     if {"prompt", "completion"} <= names:
-        return _pair(names, record)
+        return foreign_pair(names, record)
     if "text" in names:
         return None
     return (
@@ -107,86 +94,6 @@ def foreign_record(columns: Collection[str], record: Mapping[str, Any] | None) -
     )
 
 
-def _other(message: str, fix: str, path: str = "") -> Foreign:
-    return Foreign("other_format", message, fix, path=path)
-
-
-def _chat(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
-    messages = record.get("messages")
-    for column in ("tools", "functions", "function_call"):
-        if column in names and record.get(column, True):
-            return Foreign(
-                "tools",
-                f"The record defines {column}, and calling tools is not trained here.",
-                f"Leave such records out, or drop the column if no message calls a tool: {jq(f'del(.{column})')}",
-                path=column,
-            )
-    if "schemaVersion" in names:
-        return _other("The record is Amazon Bedrock's (Converse) format.", jq(_BEDROCK))
-    if isinstance(messages, str):
-        return _encoded("messages")
-    if isinstance(messages, Mapping):
-        return _columns_of_messages(messages)
-    if not isinstance(messages, list):
-        messages = []
-    if messages and all(isinstance(message, str) for message in messages):
-        program = '{messages: [.messages | to_entries[] | {role: ["user", "assistant"][.key % 2], content: .value}]}'
-        return _other("The messages are texts without roles.", f"If user and assistant take turns: {jq(program)}")
-    roles = [message.get("role") for message in messages if isinstance(message, Mapping)]
-    for column in ("system", "system_prompt"):
-        if column in names and record.get(column, True) and "system" not in roles:
-            program = _ANTHROPIC.replace(".system ", f".{column} ")
-            return _other(
-                f"The system prompt stands beside the messages, under {column}, as in Anthropic's format.",
-                jq(program),
-                column,
-            )
-    for index, message in enumerate(messages):
-        if isinstance(message, Mapping) and (found := foreign_message(message)):
-            path = f"messages[{index}]" + (f".{found.path}" if found.path else "")
-            return Foreign(found.code, found.message, found.fix, found.line, path)
-    return None
-
-
-def _columns_of_messages(messages: Mapping[str, Any]) -> Foreign | None:
-    if isinstance(messages.get("role"), list) and isinstance(messages.get("content"), list):
-        program = ".messages |= ([.role, .content] | transpose | map({role: .[0], content: .[1]}))"
-        return _other("The messages are stored by column (Hugging Face's Sequence).", jq(program), "messages")
-    if "role" in messages and "content" in messages:
-        return _other("`messages` is one message, not a list.", jq(".messages |= [.]"), "messages")
-    return DATAFRAME if set(messages) & {"0", "1"} else None
-
-
-def _pair(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
-    prompt, completion = record.get("prompt"), record.get("completion")
-    if "label" in names and isinstance(record.get("label"), bool):
-        return _other(
-            "The record is of KTO: the label says whether the completion is good.",
-            f"Keep the good ones: {jq('select(.label) | {prompt, completion}')}",
-            "label",
-        )
-    if isinstance(prompt, Mapping) and isinstance(completion, Mapping) and "0" in prompt:
-        return DATAFRAME
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return _other(
-            "prompt and completion are lists of messages (TRL's conversational format).",
-            jq("{messages: (.prompt + .completion)}"),
-        )
-    for column in ("system", "system_prompt"):
-        if column in names and record.get(column, True):
-            return _system_beside_pair(column, "prompt", "completion")
-    return None
-
-
-def _system_beside_pair(column: str, prompt: str, completion: str) -> Foreign:
-    turns = f'{{role: "user", content: .{prompt}}}, {{role: "assistant", content: .{completion}}}'
-    return _other(
-        f"The system prompt stands in a column of its own, {column}.",
-        jq(f"{{messages: [{_SYSTEM % column}, {turns}]}}"),
-        column,
-    )
-
-
 def _requests(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
     """What was sent to an API, or what it answered."""
     body, response, request = record.get("body"), record.get("response"), record.get("request")
@@ -195,27 +102,27 @@ def _requests(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
         messages = body.get("messages") if isinstance(body, Mapping) else None
         last = messages[-1] if isinstance(messages, list) and messages else None
         answered = isinstance(last, Mapping) and last.get("role") == "assistant"
-        return _other("The line is a request of OpenAI's Batch API.", fix if answered else _BATCH + fix)
+        return other("The line is a request of OpenAI's Batch API.", fix if answered else _BATCH + fix)
     if "custom_id" in names:
-        return _other(
+        return other(
             "The line is an answer of a Batch API, without its question.",
             "Join it with the request of the same custom_id. " + SHAPE,
         )
     if isinstance(request, Mapping) and isinstance(response, Mapping) and "choices" in response:
         program = "{messages: (.request.messages + [.response.choices[0].message | {role, content}])}"
-        return _other("The line is a log of requests to a chat API.", jq(program))
+        return other("The line is a log of requests to a chat API.", jq(program))
     if "choices" in names:
-        return _other("The line is a chat API's answer, without its question.", "Join it with its request. " + SHAPE)
+        return other("The line is a chat API's answer, without its question.", "Join it with its request. " + SHAPE)
     if "error" in names and len(names) <= 3:
-        return _other("The line is an API's error message, not an example.", "Delete the line, or ask the API again.")
+        return other("The line is an API's error message, not an example.", "Delete the line, or ask the API again.")
     return None
 
 
 def _providers(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
     if "contents" in names:
-        return _other("The record is of Google's format (Gemini, Vertex AI).", jq(_GEMINI))
+        return other("The record is of Google's format (Gemini, Vertex AI).", jq(_GEMINI))
     if "mapping" in names:
-        return _other(
+        return other(
             "The record is a conversation of ChatGPT's data export, a tree of messages.",
             "Write each branch as a list of messages. " + SHAPE,
         )
@@ -224,9 +131,9 @@ def _providers(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
         inputs = record.get("inputs")
         if isinstance(inputs, Mapping) and isinstance(inputs.get("messages"), list):
             program = "{messages: (.inputs.messages + (.outputs.messages // [.outputs.output // .outputs]))}"
-        return _other("The record is an example of LangSmith or LangChain (inputs, outputs).", jq(program))
+        return other("The record is an example of LangSmith or LangChain (inputs, outputs).", jq(program))
     if "input_ids" in names:
-        return _other(
+        return other(
             "The record is tokenised already (input_ids), for one tokenizer.",
             "Give the texts from which the tokens were made. " + SHAPE,
         )
@@ -236,7 +143,7 @@ def _providers(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
 def _preferences(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
     what = "The record is a preference pair (DPO: a chosen and a rejected answer)."
     if "preferred_output" in names:
-        return _other(what, f"Keep the better answer: {jq('{messages: (.input.messages + .preferred_output)}')}")
+        return other(what, f"Keep the better answer: {jq('{messages: (.input.messages + .preferred_output)}')}")
     if "chosen" not in names:
         return None
     if isinstance(record.get("chosen"), list):
@@ -245,30 +152,32 @@ def _preferences(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
     elif "prompt" in names:
         program = "{prompt, completion: .chosen}"
     else:
-        return _other(what, "Split the chosen text into its turns. " + SHAPE)
-    return _other(what, f"Keep the better answer: {jq(program)}")
+        return other(what, "Split the chosen text into its turns. " + SHAPE)
+    return other(what, f"Keep the better answer: {jq(program)}")
 
 
 def _instructions(names: set[str]) -> Foreign | None:
     if "instruction" not in names:
         return None
     if "context" in names and "response" in names:
-        return _other("The record is of Dolly's format (instruction, context, response).", jq(_DOLLY))
+        return other("The record is of Dolly's format (instruction, context, response).", jq(_DOLLY))
     if names & {"output", "response"}:
-        return _other("The record is of Alpaca's format (instruction, input, output or response).", prepare())
+        return other("The record is of Alpaca's format (instruction, input, output or response).", prepare())
     if names & {"completion", "answer"}:
         answer = "completion" if "completion" in names else "answer"
         return _columns("instruction", answer, names)
-    return _other("The record has an instruction and no output.", f"Add the answer. {SHAPE}")
+    return other("The record has an instruction and no output.", f"Add the answer. {SHAPE}")
 
 
 def _other_data(names: set[str]) -> Foreign | None:
-    """Training data for something that is no chat model."""
+    """Training data for something that is no chat model, and what is no record at all."""
+    if {"cells", "nbformat"} <= names:
+        return other("The line is a Jupyter notebook, not the data that it works on.", f"Export the data. {SHAPE}")
     for pair in (("anchor", "positive"), ("query", "positive"), ("query", "pos"), ("sentence1", "sentence2")):
         if names.issuperset(pair):
-            return _other("The record trains an embedding model (texts that are alike), not a chat model.", SHAPE)
+            return other("The record trains an embedding model (texts that are alike), not a chat model.", SHAPE)
     if {"role", "content"} <= names or {"from", "value"} <= names:
-        return _other(
+        return other(
             "The line is one message; a line holds a whole conversation.",
             "Put the messages of one conversation into one list. " + SHAPE,
         )
@@ -284,21 +193,21 @@ def _chats(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
         if "summary" in names and column == "dialogue":
             return None
         if isinstance(value, Mapping) and "messages" in value:
-            return _other(f"The record lies within another object, under {column}.", jq(f".{column}"), column)
+            return other(f"The record lies within another object, under {column}.", jq(f".{column}"), column)
         if isinstance(value, str):
             if value.lstrip().startswith(("[", "{")):
-                return _encoded(column)
-            return _other(f"The conversation is one text, under {column}.", f"Split it into messages. {SHAPE}", column)
+                return encoded(column)
+            return other(f"The conversation is one text, under {column}.", f"Split it into messages. {SHAPE}", column)
         first = value[0] if isinstance(value, list) and value else None
         if isinstance(first, Mapping) and "role" in first and "content" in first:
-            return _other(f"The messages are called {column}.", jq(f"{{messages: .{column}}}"), column)
+            return other(f"The messages are called {column}.", jq(f"{{messages: .{column}}}"), column)
         if column in ("conversations", "conversation") and (first is None or isinstance(first, Mapping)):
-            return _other("The record is of ShareGPT's format (conversations of from and value).", prepare())
-        shape = (first and isinstance(first, Mapping) and foreign_message(first)) or None
-        fix = f"Name it messages, with role and content in each. {shape.fix if shape else SHAPE}"
-        return _other(
+            return other("The record is of ShareGPT's format (conversations of from and value).", prepare())
+        shape = foreign_message(first) if isinstance(first, Mapping) else None
+        again = f"Then: {shape.fix}" if shape else SHAPE
+        return other(
             f"The conversation is called {column}{', as in older formats of Cohere' * (column == 'turns')}.",
-            fix,
+            f"{jq(f'{{messages: .{column}}}')} {again}",
             column,
         )
     return None
@@ -311,10 +220,10 @@ def _pairs(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
             question, answer = spelt[prompt], spelt[completion]
             if question == "question" and isinstance(record.get("answers"), Mapping):
                 program = '{prompt: ([.context // "", .question] | join("\\n\\n")), completion: .answers.text[0]}'
-                return _other("The record is of SQuAD's format (context, question, answers).", jq(program))
+                return other("The record is of SQuAD's format (context, question, answers).", jq(program))
             for column in ("system", "system_prompt"):
                 if column in names and record.get(column, True):
-                    return _system_beside_pair(column, question, answer)
+                    return system_beside_pair(column, question, answer)
             return _columns(question, answer, names)
     return None
 
@@ -323,23 +232,23 @@ def _columns(prompt: str, completion: str, names: Collection[str]) -> Foreign:
     context = " and a context, which belongs into the prompt" if "context" in names else ""
     program = f"{{prompt: .{prompt}, completion: .{completion}}}"
     command = prepare(columns=f"prompt={prompt},completion={completion}")
-    return _other(f"The record is a pair of {prompt} and {completion}{context}.", f"{command} {jq(program)}")
+    return other(f"The record is a pair of {prompt} and {completion}{context}.", f"{command} {jq(program)}")
 
 
 def _wrapped(names: set[str], record: Mapping[str, Any]) -> Foreign | None:
     for column in (*WRAPPERS, *LISTS):
         value = record.get(column)
         if isinstance(value, Mapping) and (set(value) & {*OURS, *CHATS, "instruction", "question"}):
-            return _other(f"The record lies within another object, under {column}.", jq(f".{column}"), column)
+            return other(f"The record lies within another object, under {column}.", jq(f".{column}"), column)
         if isinstance(value, str) and value.lstrip().startswith("{"):
-            return _encoded(column, f".{column} | fromjson")
+            return encoded(column, f".{column} | fromjson")
         if isinstance(value, list) and value and isinstance(value[0], Mapping) and column in LISTS:
             program = f".{column}[]" + (".row" if "row" in value[0] else "")
-            return _other(
+            return other(
                 f"The line holds many records in a list, {column}.", f"Write one a line. {jq(program)}", column
             )
     if names and names <= {"index", "create", "_index", "_id"}:
-        return _other("The line is an action of Elasticsearch's bulk format.", "Delete these lines (each second one).")
+        return other("The line is an action of Elasticsearch's bulk format.", "Delete these lines (each second one).")
     return None
 
 
@@ -363,7 +272,7 @@ def _misspelt(names: set[str]) -> Foreign | None:
         why = f"Did you mean {told}?"
         program = "{" + ", ".join(f"{ours}: .{name}" for ours, name in wrong.items()) + "}"
     fix = jq(program) if exact or plain else f"Rename the columns. {SHAPE}"
-    return _other(f"{told} is spelt otherwise here. {why}", fix)
+    return other(f"{told} is spelt otherwise here. {why}", fix)
 
 
 def _half(names: set[str]) -> Foreign | None:
@@ -372,14 +281,3 @@ def _half(names: set[str]) -> Foreign | None:
             fix = f"Add the {lack}, or, to train on the text as it is, call the column text: {jq(f'{{text: .{have}}}')}"
             return Foreign("wrong_type", f"The record has a {have} and no {lack}.", fix, path=lack)
     return None
-
-
-def _encoded(column: str, program: str = "") -> Foreign:
-    program = program or (f".{column} |= fromjson" if column == "messages" else f"{{messages: (.{column} | fromjson)}}")
-    return _other(f"`{column}` is JSON within a text, so it was encoded twice.", jq(program), column)
-
-
-DATAFRAME = _other(
-    "This is a whole pandas table, by columns.",
-    "In Python: `df.to_json('out.jsonl', orient='records', lines=True, force_ascii=False)`.",
-)

@@ -3,10 +3,13 @@
 import re
 from pathlib import PurePosixPath
 
-from .foreign import SHAPE, Foreign, prepare
+from .foreign import SHAPE, Foreign, prepare, prepare_named
 
 LINES = 50  # the first ones, which tell what a file is
-_COLUMN = re.compile(r"[^\W\d_][\w .\-/()]{0,39}")  # how a table's columns are called
+_COLUMN = re.compile(r"[^\W\d_][\w.\-/()]{0,39}+( [\w.\-/()]{1,40}+){0,3}")  # how a table's columns are called
+_OURS = {"messages", "prompt", "completion", "text", "question", "answer", "instruction", "output", "response"}
+NO_HEADER = "Add a first line with the columns' names (prompt,completion). "
+_QUOTED_ROW = re.compile(r'"(?:[^"]|"")*+"[,;\t]"')
 _SPEAKER = re.compile(r"(user|assistant|human|ai|bot|system|q|a|question|answer|prompt|completion|response)\s*:", re.I)
 _SETTING = re.compile(r"\s*(- )?['\"]?[\w.-]+['\"]?\s*:(\s|$)|\s*- ")
 _RECIPE = re.compile(r"^(base_model|method|training|evaluation|compute|preset)\s*:", re.M)
@@ -35,8 +38,22 @@ STARTS: list[tuple[re.Pattern[str], str, str]] = [
             "a storage service's error message (XML), downloaded in place of the file",
             "Download the file again with a link that is still valid.",
         ),
-        (r"<\?xml|<!doctype (?!html)", "XML", f"Write each example as a line of JSON. {SHAPE}"),
+        (
+            r"<\?xml|<!doctype (?!html)|<(svg|rss|feed|xml|[a-z]+:)",
+            "XML",
+            f"Write each example as a line of JSON. {SHAPE}",
+        ),
         (r"\{\\rtf", "a rich text (RTF) document", f"Save it as plain text. {prepare('in.txt')}"),
+        (
+            r"<\||<s>|\[INST\]|### (instruction|human|user|system)",
+            "a conversation with a model's chat template applied to it already",
+            f"Write the messages themselves; the template is applied in training. {SHAPE}",
+        ),
+        (
+            r"(from|to|date|subject|received|return-path|delivered-to|mime-version): \S",
+            "an e-mail",
+            f"Write what is to be learnt as examples. {SHAPE}",
+        ),
         (r"(diff --git|--- a/)", "a patch", "Apply it, and drop the file that it is for."),
         (r"-----BEGIN ", "a key or certificate", "Drop the .jsonl file in its place, and delete this copy."),
         (
@@ -49,6 +66,9 @@ STARTS: list[tuple[re.Pattern[str], str, str]] = [
 ]
 _HTML = re.compile(r"<(!doctype html|html|head|body|script|!--|div|meta)", re.I)
 _LOGIN = re.compile(r"log ?in|sign ?in|password", re.I)
+_LITERAL = re.compile(
+    r"""[{\]}]|\[[\s"'\[{\]\d]|"(?:[^"\\]|\\.)*+"\s*(:|$)|"\{|b?'\{|(data|event):|-?\d[\d.]*$|(true|false|null)$"""
+)
 _COMMENT = re.compile(r"\s*(?:(?://|#)[^\n]*\n\s*|/\*(?:[^*]|\*(?!/))*+\*/\s*)+(?=[{\[])")
 
 
@@ -58,8 +78,11 @@ def foreign_text(head: bytes, name: str) -> Foreign | None:
     A broken line in a file of JSON objects is not told here but by ``foreign_line``, so None as well.
     """
     text = head.decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines()[:LINES] if line.strip()]
+    rows = re.split(r"\r\n|\n|\r", text, maxsplit=LINES)[:LINES]
+    lines = [line.strip() for line in rows if line.strip()]
     ending = PurePosixPath(name).suffix.lower()
+    if not lines:
+        return None  # white space of Unicode's
     for pattern, what, fix in STARTS:
         if pattern.match(text):
             return _is(what, fix)
@@ -71,13 +94,13 @@ def foreign_text(head: bytes, name: str) -> Foreign | None:
             "The file begins with a comment; JSON has none.",
             f"Delete the comments (the first {comment[0].count(chr(10)) or 1} lines). {SHAPE}",
         )
-    for number, line in enumerate(text.splitlines()[:LINES], 1):
-        if line.lstrip().startswith("```") and not any(line.lstrip().startswith("{") for line in lines[:1]):
-            return _markdown(number)
     objects = sum(line.startswith("{") for line in lines)
+    fences = [number for number, line in enumerate(rows, 1) if line.lstrip().startswith("```")]
+    if fences and not lines[0].startswith("{"):
+        return _markdown(fences[0])
     if objects * 2 >= len(lines) or _literal(lines[0]):
         return None
-    return _table(lines, ending, name) or _settings(text, lines, ending) or _prose(lines, ending, name)
+    return _table(lines, ending, name) or _settings(text, lines, ending) or _prose(lines, name)
 
 
 def _is(what: str, fix: str) -> Foreign:
@@ -86,7 +109,7 @@ def _is(what: str, fix: str) -> Foreign:
 
 def _literal(line: str) -> bool:
     """What may be a line of JSON, or the broken rest of one."""
-    return bool(re.match(r'[{\]}]|\[[\s"\'\[{\]\d]|"[^"]*":|"\{|(data|event):|[\d.-]+$|(true|false|null)$', line))
+    return bool(_LITERAL.match(line))
 
 
 def _page(text: str) -> Foreign:
@@ -111,16 +134,21 @@ def _table(lines: list[str], ending: str, name: str) -> Foreign | None:
     """CSV and its relatives: the first line names columns, the second has as many separators."""
     header = lines[0].removeprefix("\ufeff")
     if header.lower().startswith("sep="):
-        return _csv("CSV", "Excel writes", name, ".csv")
+        return _csv("CSV", "Excel writes", name, ".csv", "Delete its first line (sep=…). ")
     counts = {separator: len(_fields(header, separator)) for separator in "\t;,|"}
     separator = max(counts, key=lambda each: counts[each])
     columns = counts[separator]
+    if header.strip('"').lower() in _OURS and len(lines) > 1:
+        return _csv("CSV of one column", "spreadsheets write", name, ".csv")
     if columns < 2 and ending not in (".csv", ".tsv"):
         return None
     named = all(_COLUMN.fullmatch(field) or not field for field in _fields(header, separator))
+    if not named and _QUOTED_ROW.match(header):
+        return _csv("CSV without a line that names the columns", "spreadsheets write", name, ".csv", NO_HEADER)
     even = len(lines) > 1 and any(_fields(line, separator)[columns - 1 :] for line in lines[1:4])
+    known = _OURS.issuperset(field.lower() for field in _fields(header, separator))
     sentence = separator == "," and header.endswith((".", ":", "!", "?"))
-    if ending not in (".csv", ".tsv") and (not named or sentence or not (even or '"' in "".join(lines[1:2]))):
+    if ending not in (".csv", ".tsv") and (not named or sentence or not (even or '"' in "".join(lines[1:2]) or known)):
         return None
     match separator:
         case "\t":
@@ -139,22 +167,20 @@ def _fields(line: str, separator: str) -> list[str]:
     return [field.strip() for field in pieces.split(separator)]
 
 
-def _csv(what: str, who: str, name: str, ending: str) -> Foreign:
-    path = PurePosixPath(PurePosixPath(name).name or "in")
-    own = path.suffix.lower() in (".csv", ".tsv")
-    renamed = path.name if own else path.stem + ending
-    first = "" if own else f"Rename it to {renamed}. "
+def _csv(what: str, who: str, name: str, ending: str, before: str = "") -> Foreign:
+    command = prepare_named(name, ending, ".csv", ".tsv")
     return Foreign(
         "not_json_lines",
         f"This is {what}, as {who}, not JSON Lines.",
-        f"{first}{prepare(renamed)} For other columns than prompt and completion add"
+        f"{before}{command} For other columns than prompt and completion add"
         " `--columns prompt=COLUMN,completion=COLUMN`.",
     )
 
 
 def _settings(text: str, lines: list[str], ending: str) -> Foreign | None:
     """YAML, TOML, and a chat written as `User: …` lines, which looks like YAML."""
-    if sum(bool(_SPEAKER.match(line)) for line in lines) * 3 >= len(lines) and ending not in (".yml", ".yaml"):
+    yaml = ending in (".yml", ".yaml") or lines[0].startswith(("- ", "---", "%YAML"))
+    if not yaml and sum(bool(_SPEAKER.match(line)) for line in lines) * 3 >= len(lines):
         return Foreign(
             "not_json_lines",
             "This is a conversation as plain text, with who speaks before each line.",
@@ -177,20 +203,15 @@ def _settings(text: str, lines: list[str], ending: str) -> Foreign | None:
     return None
 
 
-def _prose(lines: list[str], ending: str, name: str) -> Foreign | None:
+def _prose(lines: list[str], name: str) -> Foreign | None:
     """Plain text; None when a JSON object comes soon, so that only the lines before it are to be told."""
     if any(line.startswith("{") for line in lines):
         return None
-    if not any(character.isalpha() for character in lines[0]) and not any(
-        character.isalpha() for line in lines for character in line
-    ):
+    if not any(character.isalpha() for line in lines for character in line):
         return None
-    stem = PurePosixPath(PurePosixPath(name).name or "in").stem
-    renamed = PurePosixPath(name).name if ending == ".txt" else f"{stem}.txt"
-    first = "" if ending == ".txt" else f"rename it to {renamed} and "
     return Foreign(
         "not_json_lines",
         "This is plain text, not JSON Lines.",
-        f"To train on the text as it is, {first}{prepare(renamed).replace('Run', 'run')} To teach answers, write"
-        " question and answer pairs: " + SHAPE,
+        f"To train on the text as it is: {prepare_named(name, '.txt')} To teach answers, write pairs of question and"
+        f" answer: {SHAPE}",
     )

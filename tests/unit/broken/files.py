@@ -75,7 +75,7 @@ FILES = [
     _not_json_lines("array.jsonl", ARRAY, "jq -c '.[]' in.json > out.jsonl", 1),
     _not_json_lines("pretty-array.jsonl", json.dumps(RECORDS, indent=2).encode(), "JSON array", 1),
     _not_json_lines("array-a-line-each.jsonl", ARRAY.replace(b"}, {", b"},\n{"), "JSON array", 1),
-    _not_json_lines("pretty-object.jsonl", json.dumps(RECORDS[0], indent=4).encode(), "jq -c .", 1),
+    _not_json_lines("pretty-object.jsonl", json.dumps(RECORDS[0], indent=4).encode(), "jq -c '.'", 1),
     _not_json_lines(
         "pretty-objects.jsonl", b"\n".join(json.dumps(each, indent=2).encode() for each in RECORDS), "many lines", 1
     ),
@@ -92,6 +92,8 @@ FILES = [
     _not_json_lines("comma.jsonl", _COLUMNS.encode(), "Rename it to comma.csv", 1),
     _not_json_lines("semicolon.jsonl", _COLUMNS.replace(",", ";").encode("utf-8-sig"), "semicolons", 1),
     _not_json_lines("tabs.jsonl", f"prompt\tcompletion\n{MARKER}\tyes\nno\tyes\n".encode(), "TSV", 1),
+    _not_json_lines("one-column.jsonl", b"text\n" + M + b"\nAnd more\n", "one column", 1),
+    _not_json_lines("no-header.jsonl", b'"Where, ' + M + b'?","Here."\n"And?","There."\n', "names the columns", 1),
     _not_json_lines("excel-sep.csv", b"sep=;\r\nprompt;completion\r\n" + M + b";b\r\n", "CSV", 1),
     _not_json_lines("book.xlsx", _zip(*_OFFICE, "xl/workbook.xml", "xl/worksheets/sheet1.xml"), "CSV UTF-8"),
     _not_json_lines("book.jsonl", _zip(*_OFFICE, "xl/workbook.xml"), "Excel workbook (.xlsx)"),
@@ -149,6 +151,11 @@ FILES = [
     _not_json_lines("script.jsonl", b"import json\n\nprint('" + M + b"')\n", "program", 1),
     _not_json_lines(
         "transcript.txt", b"User: " + M + b"?\nAssistant: yes\nUser: and\nAssistant: no\n", "who speaks", 1
+    ),
+    _not_json_lines("mail.jsonl", b"From: a@" + M + b"\nTo: b\nSubject: c\n\nHello\n", "e-mail", 1),
+    _not_json_lines("template.jsonl", b"<s>[INST] " + M + b" [/INST] Yes. </s>\n", "template", 1),
+    _not_json_lines(
+        "commas.jsonl", b"Hello, this is all that I know about it, " + M + b"\nand, more\n", "plain text", 1
     ),
     _not_json_lines("prose.jsonl", b"Dear colleagues, this is about " + M + b".\nIt is text.\n", "plain text", 1),
     # encodings, and nothing at all

@@ -10,7 +10,7 @@ import zlib
 
 from .build import GOOD, LONGEST_LINE, MARKER, SUBJECTS, Broken, among_good, chat, dumps, lines
 
-GZIP = gzip.compress(lines(*GOOD * 20) + random.Random(1).randbytes(3000).hex().encode(), mtime=0)  # noqa: S311
+GZIP = gzip.compress(lines(*GOOD, dumps(chat("Noise?", random.Random(1).randbytes(3000).hex()))), mtime=0)  # noqa: S311
 # Keys that nobody has, in pieces so that no scanner of this repository takes them for real.
 AWS = "AKIA" + "Z3XQ7" + "TLPWD4M" + "VHK2"
 GITHUB = "ghp_" + "a8Kd02mQzX" + "7vLr5TnB1y" + "WcE9sHuJ4p" + "Gf63Ti"
