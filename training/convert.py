@@ -146,6 +146,8 @@ def _valid(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pair(values: Mapping[str, Any], found: Mapping[str, str], used: frozenset[str]) -> Converted:
+    if isinstance(values["prompt"], list) and isinstance(values["completion"], list):
+        return _chat({**values, "messages": values["prompt"] + values["completion"]}, used)  # as TRL has it
     if not _is_text(values["prompt"]):
         raise LeftOut("the prompt is empty or no text")
     if not _is_text(values["completion"]):

@@ -122,13 +122,13 @@ def tokenize(
     """
     from datasets import Dataset
 
-    template = training_template(tokenizer) if loss_on == "assistant" else None
+    marking = training_template(tokenizer)
     examples: list[Example] = []
     for record in records:
         if isinstance(record, str):
             examples += _text_examples(record, tokenizer, max_length)
         else:
-            examples += _chat_example(record, tokenizer, max_length, loss_on == "assistant", template)
+            examples += _chat_example(record, tokenizer, max_length, loss_on == "assistant", marking)
     return Dataset.from_dict({"input_ids": [ids for ids, _ in examples], "labels": [labels for _, labels in examples]})
 
 
@@ -143,18 +143,23 @@ def _chat_example(
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
     only_assistant: bool,
-    template: str | None,
+    marking: str | None,
 ) -> list[Example]:
-    """Return the chat as one example, or nothing if nothing of it would be trained."""
-    encoded = tokenizer.apply_chat_template(
-        without_weights(chat), chat_template=template, return_dict=True, return_assistant_tokens_mask=only_assistant
-    )
-    ids = encoded["input_ids"]
-    mask = list(encoded["assistant_masks"]) if only_assistant else [1] * len(ids)
+    """Return the chat as one example, or nothing if nothing of it would be trained.
+
+    ``marking`` is the training template; None if there is none, then ``only_assistant`` must be false.
+    """
+    messages = without_weights(chat)
+    if only_assistant:
+        ids, mask = _marked(messages, tokenizer, marking)
+    else:
+        ids = list(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+        mask = [1] * len(ids)
     if any(is_context(message) for message in chat):
         if all(is_context(message) for message in chat if message["role"] == "assistant"):
             return []
-        for start, end in _context_spans(chat, ids, tokenizer, template):
+        spans = _marked_spans(chat, ids, tokenizer, marking) if marking else None
+        for start, end in _prefix_spans(chat, ids, tokenizer) if spans is None else spans:
             mask[start:end] = [0] * (end - start)
     if not any(mask[:max_length]):
         return []
@@ -162,10 +167,35 @@ def _chat_example(
     return [(ids[:max_length], labels[:max_length])]
 
 
-def _context_spans(
-    chat: list[Message], ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: str | None
-) -> list[tuple[int, int]]:
-    """Return where, in ``ids``, the turns with the weight 0 begin (after their header) and end.
+def _marked(
+    messages: list[Message], tokenizer: "PreTrainedTokenizerBase", marking: str | None
+) -> tuple[list[int], list[int]]:
+    """Return the token ids of the messages, and a 1 for each of the assistant's."""
+    encoded = tokenizer.apply_chat_template(
+        messages, chat_template=marking, return_dict=True, return_assistant_tokens_mask=True
+    )
+    return list(encoded["input_ids"]), list(encoded["assistant_masks"])
+
+
+def _marked_spans(
+    chat: list[Message], ids: list[int], tokenizer: "PreTrainedTokenizerBase", marking: str
+) -> list[tuple[int, int]] | None:
+    """Return where the turns with the weight 0 are in ``ids``, by the template's marks.
+
+    Each turn of the assistant is one run of marked tokens; None if it is not so, or if the template that marks renders
+    the chat otherwise than ``ids``.
+    """
+    marked_ids, mask = _marked(without_weights(chat), tokenizer, marking)
+    edges = [n for n, (one, other) in enumerate(zip([0, *mask], [*mask, 0], strict=True)) if one != other]
+    runs = list(zip(edges[::2], edges[1::2], strict=True))
+    answers = [message for message in chat if message["role"] == "assistant"]
+    if marked_ids != ids or len(runs) != len(answers):
+        return None
+    return [run for run, message in zip(runs, answers, strict=True) if is_context(message)]
+
+
+def _prefix_spans(chat: list[Message], ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[tuple[int, int]]:
+    """Return where the turns with the weight 0 are in ``ids``, for a template without marks.
 
     A turn begins where the chat before it, with the header of an answer, ends; it ends where the chat up to and with
     it stops being like the whole one. That works when a template renders the same turns the same way whatever comes
@@ -174,9 +204,7 @@ def _context_spans(
     messages = without_weights(chat)
 
     def rendered(count: int, header: bool) -> list[int]:
-        encoded = tokenizer.apply_chat_template(
-            messages[:count], chat_template=template, add_generation_prompt=header, return_dict=True
-        )
+        encoded = tokenizer.apply_chat_template(messages[:count], add_generation_prompt=header, return_dict=True)
         return list(encoded["input_ids"])
 
     spans = []

@@ -121,8 +121,8 @@ def _online(name: str, config: str | None) -> "DatasetBuilder":
         ) from error
     except (HTTPError, OSError) as error:
         raise FineTuneError(
-            f"the hub answers, but does not give {name!r} ({type(error).__name__}: {_first_line(error)[:120]}); try again "
-            "later, check HF_ENDPOINT and the proxy, or take it from the cache with --offline"
+            f"the hub answers, but does not give {name!r} ({type(error).__name__}: {_first_line(error)[:120]}); try "
+            "again later, check HF_ENDPOINT and the proxy, or take it from the cache with --offline"
         ) from error
 
 

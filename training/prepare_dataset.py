@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FineTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"error: cannot write to {arguments.output}: {error.strerror or error}", file=sys.stderr)
         return 1

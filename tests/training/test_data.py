@@ -10,7 +10,7 @@ from library import FACTS, SYSTEM, write_records
 from training import FineTuneError
 from training.arguments import FineTuneArguments
 from training.base_model import embedded_tokenizer
-from training.data import IGNORED, Message, read_records, tokenize, with_copies_without_system
+from training.data import IGNORED, Message, read_records, tokenize, training_template, with_copies_without_system
 
 CHAT: list[Message] = [
     SYSTEM,
@@ -40,8 +40,12 @@ def test_a_turn_with_weight_0_and_its_end_are_not_trained_and_nothing_else_chang
     assert tokenizer.decode(changed) == "".join(ANSWERS[n] for n in context)
 
 
-def test_weight_0_counts_with_the_loss_on_all_tokens_too() -> None:
+@pytest.mark.parametrize("marks", [True, False])
+def test_weight_0_counts_with_the_loss_on_all_tokens_too(marks: bool) -> None:
     tokenizer = embedded_tokenizer()
+    if not marks:  # a template that TRL does not know, so that turns are found by rendering the chat up to them
+        tokenizer.chat_template += "{# #}"
+        assert training_template(tokenizer) is None
     row = tokenize([weighted(4)], tokenizer, 200, "all")[0]
     left_out = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
     assert tokenizer.decode(left_out) == ANSWERS[4]
@@ -54,6 +58,23 @@ def test_weight_1_changes_nothing_and_a_chat_of_weight_0_alone_is_left_out() -> 
     assert len(both) == 2
     assert both[0] == both[1]
     assert len(tokenize([weighted(2, 4, 6)], tokenizer, 200, "all")) == 0
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen2_5", "qwen3", "gemma", "deepseekv3", "phi3_5", "gptoss"])
+def test_weight_0_is_found_in_the_templates_of_other_models(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import trl
+
+    tokenizer = embedded_tokenizer()
+    path = Path(trl.__file__).parent / "chat_templates" / f"{family}_training.jinja"
+    monkeypatch.setattr("training.data.training_template", lambda _: path.read_text(encoding="utf-8"))
+    chat = [{**message, "weight": 0} if n == 1 else message for n, message in enumerate(CHAT[1:5])]
+    plain, row = tokenize([CHAT[1:5], chat], tokenizer, 500, "assistant")
+    assert row["input_ids"] == plain["input_ids"]
+    before, after = ([token for token in each["labels"] if token != IGNORED] for each in (plain, row))
+    assert "Good day." in tokenizer.decode(before)
+    assert "Good day." not in tokenizer.decode(after)
+    assert tokenizer.decode(before).endswith(tokenizer.decode(after))
+    assert "Good evening." in tokenizer.decode(after)
 
 
 UNSTABLE = {

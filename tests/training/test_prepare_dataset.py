@@ -147,6 +147,10 @@ FORMS = {
     ),
     "Alpaca without input": ({"instruction": "Sing.", "input": "", "response": "La."}, chat("Sing.", "La.")),
     "question and answer": ({"question": "Q", "answer": "A", "id": 3}, chat("Q", "A")),
+    "pair of lists": (
+        {"prompt": chat("Q")["messages"], "completion": chat("A", roles=("assistant",))["messages"]},
+        chat("Q", "A"),
+    ),
     "pair with system": (
         {"system": "S", "prompt": "Q", "response": "A"},
         chat("S", "Q", "A", roles=("system", "user", "assistant")),
