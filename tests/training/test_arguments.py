@@ -162,7 +162,7 @@ SECRET = "my password is swordfish"
         (None, "t.jsonl does not exist"),
         ("\n\n", "t.jsonl holds no records"),
         ('{"messages": [', "t.jsonl line 1 is not JSON"),
-        (f'\n{{"text": "{SECRET}"}}', "t.jsonl line 2 must be an object with a non-empty list 'messages'"),
+        (f'\n{{"texts": "{SECRET}"}}', "t.jsonl line 2 must be an object with a non-empty list 'messages'"),
         (f'{{"messages": [{{"role": "user", "content": "{SECRET}"}}]}}', "line 1: the last message must be"),
         ('{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "line 1: each message needs"),
         ("\udcff", "t.jsonl is not UTF-8"),
