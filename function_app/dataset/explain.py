@@ -58,6 +58,11 @@ class Explainer:
         shapes = [SHAPES[expected]] if expected else SHAPES.values()
         self._add("wrong_type", f"The record has no {missing}.", f"A record is {' or '.join(shapes)}.", number)
 
+    def loses_its_sense(self, line: bytes, number: int) -> bool:
+        """Whether the record, which is good but for columns that are left out, makes no sense without them."""
+        record = self._decoded(line, number)
+        return record is None or self._foreign(formats.foreign_record(list(record), record), number)
+
     def other_format(self, number: int, found: str, expected: str) -> None:
         """The record is good, and of another format than those before it."""
         self._add(
@@ -94,7 +99,9 @@ class Explainer:
         column = 0
         if "(byte " in reason:
             reason, _, place = reason.rpartition(" (byte ")
-            column = formats.json_column(line, int(place.rstrip(")")))
+            # After a complete value the decoder's place is one too far.
+            offset = int(place.rstrip(")")) - ("trailing" in reason)
+            column = formats.json_column(line, offset)
         if self._foreign(formats.foreign_line(line, number), number, column=column):
             return
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason[:1].lower() + reason[1:]
@@ -112,6 +119,8 @@ class Explainer:
 
     def _foreign(self, found: formats.Foreign | None, number: int, **where: Any) -> bool:
         if found is not None:
+            if found.path:
+                where["path"] = found.path
             self._add(found.code, found.message, found.fix, number, **where)
         return found is not None
 

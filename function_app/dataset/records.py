@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from .chat_formats import SUSPECT_COLUMNS
 from .explain import BROKEN, COLUMNS, Explainer
 from .lines import Lines
 from .report import Report
@@ -14,10 +15,8 @@ from .report import Report
 Array = np.ndarray[Any, np.dtype[Any]]
 Role = Literal["system", "user", "assistant"]
 MESSAGE_COLUMNS = frozenset({"role", "content", "weight"})
-# Columns without which the answer makes no sense.
-TOOLS = frozenset(
-    {"tools", "functions", "messages[].tool_calls", "messages[].function_call", "messages[].tool_call_id"}
-)
+# Columns without which a record may make no sense: it is looked at more closely.
+SUSPECT = SUSPECT_COLUMNS | {"messages[].tool_calls", "messages[].function_call", "messages[].tool_call_id"}
 
 
 class Message(msgspec.Struct, gc=False, omit_defaults=True):
@@ -128,7 +127,7 @@ class Reader:
         if plain:
             return Batch(records, lines, numbers)
         extra = set().union(*(_extra_columns(self.format, _columns.decode(line)) for line in _split(block)))
-        if extra & TOOLS:
+        if extra & SUSPECT:
             return None
         self.extra_columns |= extra
         return _batch(records, numbers)
@@ -167,8 +166,7 @@ class Reader:
         except BROKEN as error:
             self._explain.wrong_value(line, number, found, str(error))
             return None
-        if found == "chat" and extra & TOOLS:
-            self._explain.other_record(line, number, self.format)
+        if extra & SUSPECT and self._explain.loses_its_sense(line, number):
             return None
         self.format = found
         self.extra_columns |= extra
