@@ -2,12 +2,17 @@
 
 import shutil
 import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 from .. import azure_clients
+from ..data_assets import register_splits
 from ..errors import TransientError
 from ..intake import input_url
 from ..lifecycle import JobSeen
@@ -19,6 +24,7 @@ CODE = Path(__file__).resolve().parents[2] / "training"
 LOG_TAIL_BYTES = 8192
 LOG_TAIL_LINES = 12
 IDLE_SECONDS = 300  # before the cluster gives an idle node back
+CLUSTER_SECONDS = 60  # for which a cluster that was ready is not looked at again
 
 COMMAND = (
     "python -m training.fine_tune --config ${{inputs.recipe}}"
@@ -29,20 +35,17 @@ COMMAND = (
 
 def submit(run: Run, recipe: Recipe) -> str:
     """Submit the job under the run's id and return its page in the studio. One that exists already is left alone."""
-    ml = azure_clients.ml_client()
     job = _existing(run.id)
     if job is None:
-        cluster = _ensure_cluster(recipe)
-        with tempfile.TemporaryDirectory() as folder:
-            # The job runs `python -m training.fine_tune`, so the package's parent is what is uploaded.
-            shutil.copytree(CODE, Path(folder) / CODE.name, ignore=shutil.ignore_patterns("__pycache__"))
-            job = _job(run, recipe, cluster, folder)
-            try:
-                job = ml.jobs.create_or_update(job)
-            except HttpResponseError as error:
-                if "already exists" not in str(error):  # another invocation was faster
-                    raise
-                job = ml.jobs.get(run.id)
+        remembered = bool(_remembered.assets or _remembered.clusters)
+        try:
+            job = _create(run, recipe)
+        except HttpResponseError as error:
+            if not remembered or error.status_code not in (400, 404):
+                raise
+            # Perhaps something that is remembered has been deleted since: made again, in the same way as first.
+            _remembered.forget()
+            job = _create(run, recipe)
     return str(job.studio_url or "")
 
 
@@ -81,9 +84,68 @@ def _existing(name: str) -> Any | None:
         return None
 
 
-def _job(run: Run, recipe: Recipe, cluster: str, code: str) -> Any:
+@dataclass
+class _Remembered:
+    """What stays the same from job to job, so that a thousand files do not upload the same code a thousand times."""
+
+    assets: tuple[Any, Any] | None = None  # the ids of the code and of the environment
+    clusters: dict[str, float] = field(default_factory=dict)  # until when, on the monotonic clock, each counts as ready
+    uploading: Lock = field(default_factory=Lock)  # the first jobs of a process come all at once
+
+    def forget(self) -> None:
+        self.assets = None
+        self.clusters.clear()
+
+
+_remembered = _Remembered()
+
+
+def _create(run: Run, recipe: Recipe) -> Any:
+    """Submit the job, with what is remembered; upload what is not."""
+    cluster = _ensure_cluster(recipe)
+    inputs = {**register_splits(run), "recipe": input_url(run, "recipe.json")}
+    with ExitStack() as stack:
+        assets = _remembered.assets
+        if assets is None:
+            stack.enter_context(_remembered.uploading)
+            # By now another thread may have uploaded them.
+            assets = _remembered.assets or (_code_folder(stack), _environment())
+        job = _job(run, recipe, cluster, inputs, *assets)
+        made = _put(job)
+        # The SDK has put the ids into the job that it was given; in what comes back they are short names.
+        _remembered.assets = (str(job.code), str(job.environment))
+    return made
+
+
+def _put(job: Any) -> Any:
+    """The job as Azure has it; one that another invocation has just submitted counts."""
+    ml = azure_clients.ml_client()
+    try:
+        # The SDK's check by its schemas costs as much as all else here, for a job that always has the same shape.
+        return ml.jobs.create_or_update(job, skip_validation=True)
+    except HttpResponseError as error:
+        if "already exists" not in str(error):
+            raise
+        return ml.jobs.get(job.name)
+
+
+def _code_folder(stack: ExitStack) -> str:
+    """A folder to upload. The job runs `python -m training.fine_tune`, so it holds the package, not its files."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    shutil.copytree(CODE, Path(folder) / CODE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def _environment() -> Any:
+    from azure.ai.ml.entities import Environment
+
+    return Environment(image=settings().training_image, conda_file=CODE / "conda.yml")
+
+
+def _job(run: Run, recipe: Recipe, cluster: str, inputs: dict[str, str], code: str, environment: Any) -> Any:
+    """``code``: a folder, or the id of an asset; ``environment`` likewise."""
     from azure.ai.ml import Input, Output, command
-    from azure.ai.ml.entities import Environment, ManagedIdentityConfiguration
+    from azure.ai.ml.entities import ManagedIdentityConfiguration
 
     identity = settings().training_identity_id
     job = command(
@@ -92,20 +154,15 @@ def _job(run: Run, recipe: Recipe, cluster: str, code: str) -> Any:
         experiment_name=run.model,
         code=code,
         command=COMMAND,
-        environment=Environment(image=settings().training_image, conda_file=CODE / "conda.yml"),
+        environment=environment,
         compute=cluster,
         identity=ManagedIdentityConfiguration(resource_id=identity) if identity else None,
-        inputs={
-            name: Input(type="uri_file", path=input_url(run, file), mode="download") for name, file in _INPUTS.items()
-        },
+        inputs={name: Input(type="uri_file", path=path, mode="download") for name, path in inputs.items()},
         outputs={"model": Output(type="mlflow_model"), "report": Output(type="uri_folder")},
         tags={"model": run.model, "run_id": run.id, "dataset": run.dataset.blob, "dataset_etag": run.dataset.etag},
     )
     job.set_limits(timeout=int(3600 * recipe.compute.max_hours))
     return job
-
-
-_INPUTS = {"train": "train.jsonl", "eval": "eval.jsonl", "recipe": "recipe.json"}
 
 
 def _ensure_cluster(recipe: Recipe) -> str:
@@ -114,6 +171,8 @@ def _ensure_cluster(recipe: Recipe) -> str:
 
     ml = azure_clients.ml_client()
     name = recipe.compute.cluster or settings().training_compute
+    if time.monotonic() < _remembered.clusters.get(name, 0):
+        return name
     try:
         state = azure_clients.plain(ml.compute.get(name).provisioning_state)
     except ResourceNotFoundError:
@@ -130,6 +189,7 @@ def _ensure_cluster(recipe: Recipe) -> str:
         state = azure_clients.plain(ml.compute.get(name).provisioning_state)
     if state != "Succeeded":
         raise TransientError(f"the cluster {name} is {state}")
+    _remembered.clusters[name] = time.monotonic() + CLUSTER_SECONDS
     return name
 
 
