@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from azure.storage.queue import QueueClient
 
 
+CONNECTIONS = 128  # kept open to the storage account
+
+
 @lru_cache(maxsize=1)
 def credential() -> DefaultAzureCredential:
     """The app's managed identity (in a shell: whoever is signed in)."""
@@ -23,7 +26,18 @@ def credential() -> DefaultAzureCredential:
 
 @lru_cache(maxsize=1)
 def _blob_service() -> BlobServiceClient:
-    return BlobServiceClient(settings().blob_service_uri, credential=credential())
+    """The app's storage account. The usual pool keeps ten connections; two dozen invocations that read in ranges would
+    open new ones all the time, and a TLS handshake costs more than a small file."""
+    import requests
+    from azure.core.pipeline.transport import RequestsTransport
+    from requests.adapters import HTTPAdapter
+
+    session = requests.Session()
+    session.mount("https://", HTTPAdapter(pool_maxsize=CONNECTIONS))
+    transport = RequestsTransport(
+        session=session, connection_timeout=20, read_timeout=60, connection_data_block_size=256 * 1024
+    )
+    return BlobServiceClient(settings().blob_service_uri, credential=credential(), transport=transport)
 
 
 @lru_cache(maxsize=1)

@@ -30,6 +30,7 @@ COMPANIONS = (RECIPE, TOKENIZER, *HELD_OUT)  # files of a model's folder that ar
 UNPLACED = "unplaced"  # the model of a run whose file lies where no model can be read from its path
 # Bytes that are read of a companion: more than any good one has, and what is longer is refused for its length.
 COMPANION_LIMIT = {RECIPE: 1 << 17, TOKENIZER: 1 << 26}
+PIECE = 2 << 20  # bytes of a range that is read and of a block that is written; about ten of them are held
 HEAD = 64 * 1024  # bytes by which a file of another format is recognised
 
 
@@ -73,8 +74,8 @@ def take_in(run: Run, measured: Callable[[Recipe], float | None] | None = None) 
         _refuse(run, report)
     with ExitStack() as stack:
         stack.enter_context(large_file_slot(properties.size))
-        train = stack.enter_context(BlockWriter(_runs().get_blob_client(f"{run.id}/train.jsonl")))
-        held_out = stack.enter_context(BlockWriter(_runs().get_blob_client(f"{run.id}/eval.jsonl")))
+        train = stack.enter_context(_split(run, "train.jsonl"))
+        held_out = stack.enter_context(_split(run, "eval.jsonl"))
         chunks = stack.enter_context(closing(_chunks(run.dataset.blob, run.dataset.etag, properties.size)))
         recipe, records = examine(
             chunks,
@@ -90,13 +91,15 @@ def take_in(run: Run, measured: Callable[[Recipe], float | None] | None = None) 
             _refuse(run, report)
         train.commit()
         held_out.commit()
-        splits = {"train": train.digest, "eval": held_out.digest}
+        splits = {"train": train, "eval": held_out}
+        run.numbers["splits"] = {
+            name: {"sha256": writer.digest, "bytes": writer.size} for name, writer in splits.items()
+        }
     options = msgspec.json.format(msgspec.json.encode(recipe.training_options()))
     _runs().upload_blob(f"{run.id}/recipe.json", options, overwrite=True)
     _write_report(run, report)
     run.recipe = report.recipe
     run.numbers["dataset"] = msgspec.to_builtins(report.statistics)
-    run.numbers["splits"] = {"sha256": splits}
     run.numbers["estimate"] = msgspec.to_builtins(report.estimate)
     run.fingerprint = sha256(msgspec.json.encode([same_training(recipe), f"{records:016x}"])).hexdigest()
 
@@ -125,8 +128,12 @@ def _properties(run: Run) -> BlobProperties:
     return properties
 
 
+def _split(run: Run, name: str) -> BlockWriter:
+    return BlockWriter(_runs().get_blob_client(f"{run.id}/{name}"), block_bytes=PIECE)
+
+
 def _chunks(blob: str, etag: str, size: int) -> Generator[bytes]:
-    yield from read_ranges(_datasets().get_blob_client(blob), etag, size)
+    return read_ranges(_datasets().get_blob_client(blob), etag, size, range_bytes=PIECE)
 
 
 def _name_the_format(run: Run, report: Report, problem: str) -> None:

@@ -26,7 +26,7 @@ EVERY = DEFAULTS["every"]
 class FineTuneArguments:
     """What to train, on what, how, and where to leave the result. ``None``: the default for that kind of base."""
 
-    train_file: Annotated[str, "JSON Lines of {'messages': [...]} or {'text': ...} to train on"]
+    train_file: Annotated[str, "JSON Lines to train on: {'messages': [...]} or {'text': ...}"]
     model_output: Annotated[str, "folder for the MLflow model"]
     report_output: Annotated[str, "folder for metrics.json"]
     eval_file: Annotated[str | None, "held-out records of the same form; without it nothing is measured"] = None
@@ -37,13 +37,15 @@ class FineTuneArguments:
     learning_rate: Annotated[float | None, "peak learning rate"] = None
     batch_size: Annotated[int | None, "records in a forward pass, on each device"] = None
     gradient_accumulation: Annotated[int, "forward passes in an optimiser step"] = EVERY["gradient_accumulation"]
-    max_length: Annotated[int, "tokens of a record; longer chats are cut at their end, longer texts split"] = EVERY["max_length"]
+    max_length: Annotated[int, "tokens of a record; longer chats are cut, longer texts split"] = EVERY["max_length"]
     packing: Annotated[bool, "put several short records into one sequence of max_length tokens"] = EVERY["packing"]
     activation_checkpointing: Annotated[bool, "recompute activations to save memory"] = False
     warmup: Annotated[float, "share of the steps in which the learning rate rises"] = EVERY["warmup"]
     lr_scheduler: Annotated[Literal["cosine", "linear", "constant"], "the learning rate's fall"] = EVERY["lr_scheduler"]
     weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = EVERY["weight_decay"]
-    loss_on: Annotated[Literal["assistant", "all"], "train on the assistant's tokens, or on all (of plain texts always all)"] = EVERY["loss_on"]
+    loss_on: Annotated[
+        Literal["assistant", "all"], "train on the assistant's tokens or on all; of texts always all"
+    ] = EVERY["loss_on"]
     copies_without_system: Annotated[bool | None, "train on each record without its system message too"] = None
     precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where the device has it"] = EVERY["precision"]
     seed: Annotated[int, "of the shuffling, the dropout and the adapters' initial weights"] = EVERY["seed"]

@@ -15,6 +15,7 @@ SHAPES = {
     "text": '{"text": "…"}',
 }
 COLUMNS = {"chat": ("messages",), "prompt-completion": ("prompt", "completion"), "text": ("text",)}
+AFTER_BOM = 0  # the line's number for foreign_line, which would skip another byte order mark on line 1
 BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _anything = msgspec.json.Decoder()
@@ -44,7 +45,7 @@ class Explainer:
         except BROKEN as error:
             self._broken(line, number, error)
             return
-        if not self._foreign(formats.foreign_line(line, number), number):
+        if not self._foreign(formats.foreign_line(line, AFTER_BOM), number):
             kinds = {list: "an array", str: "a text", bool: "true or false", int: "a number", float: "a number"}
             what = kinds.get(type(value), "null")
             self._add("wrong_type", f"The line is {what}, not an object.", f"A record is {SHAPES['chat']}.", number)
@@ -79,18 +80,13 @@ class Explainer:
         record = self._decoded(line, number)
         if record is None:
             return
-        if format_ == "chat" and isinstance(record["messages"], list):
-            # The decoder stops at the first wrong message, which is mostly like the others.
-            messages = [each for each in record["messages"] if isinstance(each, dict)]
-            if self._foreign(next(filter(None, map(formats.foreign_message, messages)), None), number, path=path):
-                return
         if self._foreign(formats.foreign_record(list(record), record), number, path=path):
             return
         if path.endswith("].role") and message.startswith("Invalid enum value"):
             self._add("unknown_role", "An unknown role.", f"The roles are {', '.join(ROLES)}.", number, path=path)
             return
-        if message.startswith("Invalid enum value"):
-            message = "Expected 0 or 1"
+        if path.endswith("].weight"):
+            message = "A weight is 0 or 1"
         message = message.replace("Object missing required field", "Missing field")
         self._add("wrong_type", f"{message}.", f"A record is {SHAPES[format_]}.", number, path=path)
 
@@ -102,7 +98,7 @@ class Explainer:
             # After a complete value the decoder's place is one too far.
             offset = int(place.rstrip(")")) - ("trailing" in reason)
             column = formats.json_column(line, offset)
-        if self._foreign(formats.foreign_line(line, number), number, column=column):
+        if self._foreign(formats.foreign_line(line, AFTER_BOM), number, column=column):
             return
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason[:1].lower() + reason[1:]
         fix = "Each line holds one complete JSON object."

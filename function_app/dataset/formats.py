@@ -111,7 +111,7 @@ def _json(text: bytes, whole: bool, name: str) -> Foreign | None:
         return None
     try:
         keys = set(_object(first))
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if ended:
             return _spread(first, rest)
         wrapped = _WRAPPED.match(first)
@@ -181,7 +181,7 @@ def _continues(first: bytes, rest: bytes) -> bool:
         return False
     try:
         _object(second)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return first.endswith((b"{", b"[", b",", b":")) and second[:1] in b'"{[]}' and not second.startswith(b'{"')
     return first.endswith(b"[")
 

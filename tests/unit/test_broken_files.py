@@ -2,12 +2,11 @@
 
 import msgspec
 import pytest
+from broken import CORPUS, LONGEST_LINE, MARKER, Broken
 
 from function_app.dataset.check import Limits, check_file
 from function_app.dataset.codes import CODES
 from function_app.dataset.report import Report
-
-from broken import CORPUS, LONGEST_LINE, MARKER, Broken
 
 
 def report_of(broken: Broken) -> Report:

@@ -133,7 +133,7 @@ def test_alone_leaves_that_aside_but_not_what_is_named(
     checker.main([str(file), "--alone", "--eval", str(mine)])
     assert check.asked["eval"] == b"mine\n"
     assert check.asked["eval_name"] == "mine.jsonl"
-    assert check.asked["limits"].max_length is None
+    assert check.asked["limits"].max_length == 1024  # the default, not the recipe's
     assert "same folder" not in capsys.readouterr().out
 
 

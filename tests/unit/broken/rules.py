@@ -85,8 +85,6 @@ RULES = [
     _chat("two-systems", "roles_out_of_order", "system", _s(), _s("And more."), _u(), _a()),
     Broken("text-empty.jsonl", lines(*(dumps({"text": f"{q} {a} {MARKER}"}) for q, a in SUBJECTS), b'{"text": " "}'),
            "empty_text", 13, "text"),
-    Broken("extra.jsonl", lines(*(dumps(chat(q, a, source=MARKER)) for q, a in SUBJECTS)), "extra_columns", None,
-           "source"),
     Broken("twice.jsonl", lines(*GOOD, dumps(_LONG_CHAT), dumps(_LONG_CHAT)), "duplicate", None, "same"),
     Broken("nearly-twice.jsonl", lines(*GOOD, dumps(_LONG_CHAT), _NEARLY), "near_duplicate", None, "nearly"),
     Broken("some-systems.jsonl", lines(*(dumps(chat(q, a, system=f"Be {MARKER}." * (i % 2)))
