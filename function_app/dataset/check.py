@@ -17,7 +17,7 @@ from .duplicates import Duplicates
 from .findings import judge
 from .gunzip import BrokenGzip, gunzip
 from .records import Batch, Reader, weights
-from .report import MAX_WARNINGS, Report
+from .report import MAX_WARNINGS, LineErrors, Report
 from .rules import Turns
 from .split import Split
 from .tally import Tally
@@ -124,7 +124,8 @@ class Check:
         self.where: dict[str, Any] = {"file": name} if is_evaluation else {}
         self.refused = False
         self.duplicates, self.tally, self.split = Duplicates(), Tally(), split
-        self.reader, self._turns = Reader(report, self.where), Turns(report, self.where)
+        self._line_errors = LineErrors(report, **self.where)
+        self.reader, self._turns = Reader(self._line_errors), Turns(self._line_errors)
         if evaluation:
             self.duplicates.density(evaluation.duplicates)
         self._errors_before = report.errors
@@ -237,6 +238,7 @@ class Check:
         else:
             names = ("prompt", "completion") if self.reader.format == "prompt-completion" else ()
             batch, contents, orders = self._turns.good(batch, names)
+        self._line_errors.hand_over()
         if batch.records:
             self._rules(Block(contents, orders), batch)
 

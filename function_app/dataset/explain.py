@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from . import formats
-from .report import Report
+from .report import LineErrors
 
 ROLES = ("system", "user", "assistant")
 SHAPES = {
@@ -22,17 +22,17 @@ _anything = msgspec.json.Decoder()
 
 
 class Explainer:
-    """Adds an error to the report for each line that it is given. Never shows what a line says."""
+    """Adds an error for each line that it is given. Never shows what a line says."""
 
-    def __init__(self, report: Report, where: dict[str, Any]) -> None:
-        self._report, self._where = report, where
+    def __init__(self, errors: LineErrors) -> None:
+        self._errors = errors
 
     def not_json(self, line: bytes, number: int) -> None:
         """The line is no JSON object."""
         try:
             line.decode()
         except UnicodeDecodeError as error:
-            self._add(
+            self._errors.add(
                 "invalid_utf8",
                 f"The byte 0x{line[error.start]:02x} is not UTF-8.",
                 "Save the file as UTF-8; in an editor that shows it as it should be: save with the encoding UTF-8.",
@@ -48,7 +48,9 @@ class Explainer:
         if not self._foreign(formats.foreign_line(line, AFTER_BOM), number):
             kinds = {list: "an array", str: "a text", bool: "true or false", int: "a number", float: "a number"}
             what = kinds.get(type(value), "null")
-            self._add("wrong_type", f"The line is {what}, not an object.", f"A record is {SHAPES['chat']}.", number)
+            self._errors.add(
+                "wrong_type", f"The line is {what}, not an object.", f"A record is {SHAPES['chat']}.", number
+            )
 
     def other_record(self, line: bytes, number: int, expected: str) -> None:
         """The line is an object but no record of ours; those before it have the format ``expected`` ("": none)."""
@@ -57,7 +59,7 @@ class Explainer:
             return
         missing = " and ".join(f"`{name}`" for name in COLUMNS[expected or "chat"] if name not in record)
         shapes = [SHAPES[expected]] if expected else SHAPES.values()
-        self._add("wrong_type", f"The record has no {missing}.", f"A record is {' or '.join(shapes)}.", number)
+        self._errors.add("wrong_type", f"The record has no {missing}.", f"A record is {' or '.join(shapes)}.", number)
 
     def loses_its_sense(self, line: bytes, number: int) -> bool:
         """Whether the record, which is good but for columns that are left out, makes no sense without them."""
@@ -66,7 +68,7 @@ class Explainer:
 
     def other_format(self, number: int, found: str, expected: str) -> None:
         """The record is good, and of another format than those before it."""
-        self._add(
+        self._errors.add(
             "mixed_formats",
             f"The record has the format {found}, the ones before have {expected}.",
             f"Put each format into a file of its own, or rewrite this one as {SHAPES[expected]}.",
@@ -83,12 +85,14 @@ class Explainer:
         if self._foreign(formats.foreign_record(list(record), record), number, path=path):
             return
         if path.endswith("].role") and message.startswith("Invalid enum value"):
-            self._add("unknown_role", "An unknown role.", f"The roles are {', '.join(ROLES)}.", number, path=path)
+            self._errors.add(
+                "unknown_role", "An unknown role.", f"The roles are {', '.join(ROLES)}.", number, path=path
+            )
             return
         if path.endswith("].weight"):
             message = "A weight is 0 or 1"
         message = message.replace("Object missing required field", "Missing field")
-        self._add("wrong_type", f"{message}.", f"A record is {SHAPES[format_]}.", number, path=path)
+        self._errors.add("wrong_type", f"{message}.", f"A record is {SHAPES[format_]}.", number, path=path)
 
     def _broken(self, line: bytes, number: int, error: Exception) -> None:
         reason = str(error)
@@ -102,7 +106,7 @@ class Explainer:
             return
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason[:1].lower() + reason[1:]
         fix = "Each line holds one complete JSON object."
-        self._add("invalid_json", f"Not valid JSON: {reason}.", fix, number, column=column)
+        self._errors.add("invalid_json", f"Not valid JSON: {reason}.", fix, number, column=column)
 
     def _decoded(self, line: bytes, number: int) -> Mapping[str, Any] | None:
         # The names of a line's columns can be read although a value is broken.
@@ -117,8 +121,5 @@ class Explainer:
         if found is not None:
             if found.path:
                 where["path"] = found.path
-            self._add(found.code, found.message, found.fix, number, **where)
+            self._errors.add(found.code, found.message, found.fix, number, **where)
         return found is not None
-
-    def _add(self, code: str, message: str, fix: str, line: int, **where: Any) -> None:
-        self._report.error(code, message, fix, line=line, **self._where, **where)

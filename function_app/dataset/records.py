@@ -1,6 +1,6 @@
 """Lines become records: a whole block at once where all is well, line by line where something has to be explained."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -10,7 +10,7 @@ import xxhash
 from .chat_formats import SUSPECT_COLUMNS
 from .explain import BROKEN, COLUMNS, Explainer
 from .lines import Lines
-from .report import Report
+from .report import LineErrors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Role = Literal["system", "user", "assistant"]
@@ -95,11 +95,11 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 class Reader:
     """Reads the lines of one file. The first record decides its format."""
 
-    def __init__(self, report: Report, where: dict[str, Any]) -> None:
+    def __init__(self, errors: LineErrors) -> None:
         self.format = ""
         self.blank_lines = 0
         self.extra_columns: set[str] = set()
-        self._explain = Explainer(report, where)
+        self._explain = Explainer(errors)
         self._plain = True  # so far every record could go to the training job as it stands
 
     def read(self, block: bytes, number: int) -> tuple[Batch, int]:
@@ -109,14 +109,18 @@ class Reader:
         """
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
-        batch = self._read_at_once(block, number) if self.format else None
-        return (batch, len(batch.numbers)) if batch is not None else self._read_each(block, number)
+        format_ = self.format or _format_of(block.partition(b"\n")[0])
+        batch = self._read_at_once(block, number, format_) if format_ else None
+        if batch is None:
+            return self._read_each(block, number)
+        self.format = format_
+        return batch, len(batch.numbers)
 
-    def _read_at_once(self, block: bytes, number: int) -> Batch | None:
+    def _read_at_once(self, block: bytes, number: int, format_: str) -> Batch | None:
         """None when any line of the block needs a closer look."""
-        plain = self._plain and self.format in _PLAIN
+        plain = self._plain and format_ in _PLAIN
         try:
-            records = (_PLAIN if plain else _LOOSE)[self.format].decode_lines(block)
+            records = (_PLAIN if plain else _LOOSE)[format_].decode_lines(block)
         except BROKEN:
             return None
         lines = Lines(block)
@@ -126,7 +130,7 @@ class Reader:
         numbers = range(number, number + len(lines))
         if plain:
             return Batch(records, lines, numbers)
-        extra = set().union(*(_extra_columns(self.format, _columns.decode(line)) for line in _split(block)))
+        extra = set().union(*(_extra_columns(format_, _columns.decode(line)) for line in _split(block)))
         if extra & SUSPECT:
             return None
         self.extra_columns |= extra
@@ -153,7 +157,7 @@ class Reader:
         except BROKEN:
             self._explain.not_json(line, number)
             return None
-        found = next((name for name, needed in COLUMNS.items() if all(key in columns for key in needed)), "")
+        found = _format_with(columns)
         if not found:
             self._explain.other_record(line, number, self.format)
             return None
@@ -173,6 +177,17 @@ class Reader:
         if extra or (found == "chat" and any(message.weight is not None for message in record.messages)):
             self._plain = False
         return record
+
+
+def _format_of(line: bytes) -> str:
+    try:
+        return _format_with(_columns.decode(line))
+    except BROKEN:
+        return ""
+
+
+def _format_with(columns: Collection[str]) -> str:
+    return next((name for name, needed in COLUMNS.items() if all(key in columns for key in needed)), "")
 
 
 def _extra_columns(format_: str, columns: dict[str, msgspec.Raw]) -> set[str]:

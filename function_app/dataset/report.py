@@ -126,13 +126,14 @@ class Report(msgspec.Struct):
 
     def error(self, code: str, message: str, fix: str, **where: Any) -> None:
         """Add an error; ``where``: line, column, path, file."""
-        self._add(Finding(code, Severity.ERROR, message, fix, **where), 1, False)
+        self.add(Finding(code, Severity.ERROR, message, fix, **where))
 
     def warn(self, code: str, message: str, fix: str, *, times: int = 1, about: bool = False, **where: Any) -> None:
         """Add a warning that stands for ``times`` of its kind (``about``: roughly); ``where`` as with an error."""
-        self._add(Finding(code, Severity.WARNING, message, fix, **where), times, about)
+        self.add(Finding(code, Severity.WARNING, message, fix, **where), times, about)
 
-    def _add(self, finding: Finding, times: int, about: bool) -> None:
+    def add(self, finding: Finding, times: int = 1, about: bool = False) -> None:
+        """Count a finding, and list it while there is room."""
         count = self.counts.setdefault(finding.code, Count(finding.severity))
         count.count += times
         count.about |= about
@@ -151,3 +152,21 @@ class Report(msgspec.Struct):
         first = next(f for f in self.findings if f.severity == Severity.ERROR)
         more = f" ({self.errors - 1:,} more in the report)" if self.errors > 1 else ""
         return f"{first.place}: {first.message} {first.fix}{more}".removeprefix(": ")
+
+
+class LineErrors:
+    """The errors of a block, which several rules find one after the other; the report gets them line by line."""
+
+    def __init__(self, report: Report, file: str = "") -> None:
+        self._report, self._file = report, file
+        self._found: list[Finding] = []
+
+    def add(self, code: str, message: str, fix: str, line: int, *, column: int = 0, path: str = "") -> None:
+        """Keep an error for ``hand_over``."""
+        self._found.append(Finding(code, Severity.ERROR, message, fix, line, column, path, self._file))
+
+    def hand_over(self) -> None:
+        """Give the report what was kept, in the order of the lines."""
+        for finding in sorted(self._found, key=lambda each: each.line):
+            self._report.add(finding)
+        self._found.clear()

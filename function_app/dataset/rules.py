@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .records import Batch, PlainChat
-from .report import Report
+from .report import LineErrors
 
 FIXES = {
     "empty_content": "Fill it in or leave the record out.",
@@ -17,8 +17,8 @@ FIXES = {
 class Turns:
     """Checks chats. Orders of roles that were found good are remembered: a file has few of them."""
 
-    def __init__(self, report: Report, where: dict[str, Any]) -> None:
-        self._report, self._where = report, where
+    def __init__(self, errors: LineErrors) -> None:
+        self._errors = errors
         self._good: set[tuple[str, ...]] = set()
 
     def good(self, batch: Batch, names: Sequence[str]) -> tuple[Batch, list[str], list[tuple[str, ...]]]:
@@ -60,7 +60,7 @@ class Turns:
             self._tell("no_assistant", "Every answer of the assistant has weight 0.", number)
 
     def _tell(self, code: str, message: str, line: int, path: str = "") -> None:
-        self._report.error(code, message, FIXES[code], line=line, path=path, **self._where)
+        self._errors.add(code, message, FIXES[code], line, path=path)
 
 
 def _nothing_weighs(messages: Sequence[Any]) -> bool:

@@ -163,7 +163,7 @@ def test_a_bad_file_is_rejected_with_a_report_to_act_on(azure: LocalAzure, ml: M
     [
         ("lost.jsonl", DATASET, "<model>/<file>.jsonl"),
         ("Bad_Name/data.jsonl", DATASET, "lower-case"),
-        ("tables/data.csv", b"prompt,completion\na,b\n", ".jsonl"),
+        ("tables/data.csv", b"prompt,completion\na,b\n", "This is CSV"),
     ],
 )
 def test_a_file_in_the_wrong_place_or_form_is_explained(
