@@ -126,7 +126,7 @@ def _rates(folder: Path, kind: str) -> list[Measure]:
 def _rate(way: str, path: Path) -> float:
     """MB/s, the median of several processes."""
     outcomes = [worker(way, str(path)) for _ in range(TIMES)]
-    return statistics.median(outcome["bytes"] / outcome["seconds"] / 1e6 for outcome in outcomes)
+    return float(statistics.median(outcome["bytes"] / outcome["seconds"] / 1e6 for outcome in outcomes))
 
 
 def _memory() -> list[Measure]:
