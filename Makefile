@@ -55,7 +55,7 @@ check-tools:
 	@$(APP) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
-.venv-training/installed: training/requirements.txt training/constraints.txt | check-tools
+.venv-training/installed: training/requirements.txt training/requirements-dev.txt training/constraints.txt | check-tools
 	@echo "Installing the training and serving environment (several minutes: PyTorch) …"
 	@$(TRAINING) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-training
 	@$(TRAINING) -m pip install --quiet -r training/requirements-dev.txt -c training/constraints.txt

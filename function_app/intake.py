@@ -1,38 +1,40 @@
-"""From a dropped blob to a validated run: find the recipe, stream the file, write the report and both splits."""
+"""From a dropped blob to a validated run: read the file with its companions, write the report and both splits."""
 
 import logging
 import re
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from hashlib import sha256
-from typing import IO
+from typing import Any, NoReturn
 
 import msgspec
-from azure.core import MatchConditions
-from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
-from azure.storage.blob import ContainerClient
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob import BlobProperties, ContainerClient
 
 from . import azure_clients
-from .dataset import MAX_LINE, Report, Statistics, markdown, rescue_holdout, split, validate
-from .errors import UserError
-from .recipe import Recipe, read_recipe
-from .runs import DatasetVersion, Run
+from .blob_ranges import Replaced, large_file_slot, read_ranges
+from .block_writer import BlockWriter
+from .dataset.report import Report
+from .errors import TransientError, UserError
+from .examine import Companions, examine, same_training
+from .recipe import Recipe
+from .runs import Run, utc_now
 from .settings import settings
 
 log = logging.getLogger("function_app.intake")
 
 # The name is also the registered model's and, with a suffix, the endpoint's (3-32 characters in Azure).
 MODEL_NAME = re.compile(r"[a-z][a-z0-9-]{1,24}")
-COMPANIONS = ("recipe.yaml", "eval.jsonl")  # files of a model's folder that are no datasets
+RECIPE, TOKENIZER, HELD_OUT = "recipe.yaml", "tokenizer.json", ("eval.jsonl", "eval.jsonl.gz")
+COMPANIONS = (RECIPE, TOKENIZER, *HELD_OUT)  # files of a model's folder that are no datasets
 UNPLACED = "unplaced"  # the model of a run whose file lies where no model can be read from its path
+# Bytes that are read of a companion: more than any good one has, and what is longer is refused for its length.
+COMPANION_LIMIT = {RECIPE: 1 << 17, TOKENIZER: 1 << 26}
+HEAD = 64 * 1024  # bytes by which a file of another format is recognised
 
 
 class DatasetError(UserError):
     """The uploaded file cannot be trained on; the message is shown to the person who uploaded it."""
-
-
-class Replaced(Exception):
-    """The file was overwritten or deleted while it was read; its next version has a run of its own."""
 
 
 def model_of(blob: str) -> str | None:
@@ -43,57 +45,60 @@ def model_of(blob: str) -> str | None:
     return folder if MODEL_NAME.fullmatch(folder) else UNPLACED
 
 
-def check_place(blob: str) -> None:
-    """Raise DatasetError unless the blob is ``<model>/<file>.jsonl``."""
+def misplaced(blob: str) -> str:
+    """Why a blob is not ``<model>/<file>.jsonl`` or ``.jsonl.gz``, and where it belongs; "" when it is."""
     folder, _, name = blob.rpartition("/")
     if not folder or "/" in folder:
-        raise DatasetError(
-            f"{blob} is in the wrong place; drop it as <model>/<file>.jsonl, for example support/{name}."
-        )
+        return f"{blob} is in the wrong place; drop it as <model>/<file>.jsonl, for example support/{name}."
     if not MODEL_NAME.fullmatch(folder):
-        raise DatasetError(
+        return (
             f"The folder {folder!r} is no model name: 2 to 25 lower-case letters, digits and hyphens, a letter first."
         )
-    if not name.endswith(".jsonl"):
-        raise DatasetError(f"{name} is not JSON Lines; convert it to a .jsonl file with one chat a line.")
+    if not name.endswith((".jsonl", ".jsonl.gz")):
+        return f"{name} is not called .jsonl or .jsonl.gz."
+    return ""
 
 
-def take_in(run: Run) -> Recipe:
-    """Validate the run's file and write ``<run-id>/train.jsonl``, ``eval.jsonl`` and ``recipe.json``.
+def take_in(run: Run, measured: Callable[[Recipe], float | None] | None = None) -> None:
+    """Check the run's file, and write ``<run-id>/train.jsonl``, ``eval.jsonl`` and ``recipe.json``, and the report.
 
-    Fills in the run's recipe, numbers and links. Raises DatasetError (after writing the report) or RecipeError when
-    the person has something to mend, and Replaced when the file is not the version that the run is for.
+    Fills in the run's recipe, numbers, links and fingerprint. ``measured`` tells the tokens per second of an earlier
+    run by the same recipe. Raises DatasetError, after writing the report, when the person has something to mend, and
+    Replaced when the file is not the version that the run is for.
     """
-    check_place(run.dataset.blob)
-    recipe = _recipe(run.model)
-    report = Report()
-    with tempfile.TemporaryFile() as train, tempfile.TemporaryFile() as held_out:
-        given = _given_holdout(run.model, report, held_out)
-        # Findings of eval.jsonl come before those of the file itself; both are listed.
-        records = validate(_lines(run.dataset), report)
-        trained, evaluated = split(records, recipe.evaluation.holdout, train, None if given else held_out)
-        if not given and not evaluated and trained:
-            trained, evaluated = _rescue(train, held_out)
-        report.statistics.train, report.statistics.eval = trained, given or evaluated
-        _write_report(run, report)
+    report = Report(dataset=run.dataset.blob, run_id=run.id, etag=run.dataset.etag, checked_at=utc_now())
+    properties = _properties(run)
+    if problem := misplaced(run.dataset.blob):
+        _name_the_format(run, report, problem)
+        _refuse(run, report)
+    with ExitStack() as stack:
+        stack.enter_context(large_file_slot(properties.size))
+        train = stack.enter_context(BlockWriter(_runs().get_blob_client(f"{run.id}/train.jsonl")))
+        held_out = stack.enter_context(BlockWriter(_runs().get_blob_client(f"{run.id}/eval.jsonl")))
+        chunks = stack.enter_context(closing(_chunks(run.dataset.blob, run.dataset.etag, properties.size)))
+        recipe, records = examine(
+            chunks,
+            report,
+            name=run.dataset.blob.rpartition("/")[2],
+            companions=_companions(run.model, dict(properties.metadata or {}), stack),
+            train=train.write,
+            held_out=held_out.write,
+            instance_type=settings().training_instance_type,
+            measured=measured,
+        )
         if not report.valid:
-            raise DatasetError(report.summary())
-        _write(run, "train.jsonl", train)
-        _write(run, "eval.jsonl", held_out)
-        run.fingerprint = _fingerprint(recipe, train, held_out)
+            _refuse(run, report)
+        train.commit()
+        held_out.commit()
+        splits = {"train": train.digest, "eval": held_out.digest}
     options = msgspec.json.format(msgspec.json.encode(recipe.training_options()))
     _runs().upload_blob(f"{run.id}/recipe.json", options, overwrite=True)
-    run.recipe = msgspec.to_builtins(recipe)
+    _write_report(run, report)
+    run.recipe = report.recipe
     run.numbers["dataset"] = msgspec.to_builtins(report.statistics)
-    return recipe
-
-
-def explain(run: Run, error: UserError) -> None:
-    """Write a report for a file that was refused before it was read."""
-    if "report" not in run.links:
-        report = Report(statistics=Statistics())
-        report.add("refused", 0, str(error), "")
-        _write_report(run, report)
+    run.numbers["splits"] = {"sha256": splits}
+    run.numbers["estimate"] = msgspec.to_builtins(report.estimate)
+    run.fingerprint = sha256(msgspec.json.encode([same_training(recipe), f"{records:016x}"])).hexdigest()
 
 
 def input_url(run: Run, name: str) -> str:
@@ -105,93 +110,75 @@ def _runs() -> ContainerClient:
     return azure_clients.container(settings().runs_container)
 
 
-def _recipe(model: str) -> Recipe:
-    blob = azure_clients.container(settings().datasets_container).get_blob_client(f"{model}/recipe.yaml")
+def _datasets() -> ContainerClient:
+    return azure_clients.container(settings().datasets_container)
+
+
+def _properties(run: Run) -> BlobProperties:
+    """Of the version that the run is for. Raises Replaced."""
     try:
-        raw = blob.download_blob().readall()
+        properties = _datasets().get_blob_client(run.dataset.blob).get_blob_properties()
     except ResourceNotFoundError:
-        return Recipe()
+        raise Replaced(run.dataset.blob) from None
+    if properties.etag.strip('"') != run.dataset.etag:
+        raise Replaced(run.dataset.blob)
+    return properties
+
+
+def _chunks(blob: str, etag: str, size: int) -> Generator[bytes]:
+    yield from read_ranges(_datasets().get_blob_client(blob), etag, size)
+
+
+def _name_the_format(run: Run, report: Report, problem: str) -> None:
+    """Say what a misplaced file is, if that can be told, else that it is misplaced."""
+    from .dataset.formats import foreign_file
+
+    head = b"".join(_chunks(run.dataset.blob, run.dataset.etag, min(HEAD, run.dataset.size)))
+    name = run.dataset.blob.rpartition("/")[2]
+    foreign = None if name.endswith((".jsonl", ".jsonl.gz")) else foreign_file(head, name)
+    if foreign is not None:
+        report.error(foreign.code, foreign.message, foreign.fix, line=foreign.line)
+    else:
+        report.error("wrong_place", problem, "The file's place and name say what it is for.")
+
+
+def _companions(model: str, metadata: dict[str, str], stack: ExitStack) -> Companions:
+    known: dict[str, Any] = {"recipe_name": f"{model}/{RECIPE}", "metadata": metadata}
+    for field, name in (("recipe", RECIPE), ("tokenizer", TOKENIZER)):
+        try:
+            stream = _datasets().download_blob(f"{model}/{name}", offset=0, length=COMPANION_LIMIT[name])
+            known[field] = stream.readall()
+        except ResourceNotFoundError:
+            continue
+    for name in HELD_OUT:
+        try:
+            properties = _datasets().get_blob_client(f"{model}/{name}").get_blob_properties()
+        except ResourceNotFoundError:
+            continue
+        chunks = _held_out_chunks(f"{model}/{name}", properties)
+        known |= {"eval_name": name, "eval_chunks": stack.enter_context(closing(chunks))}
+        break
+    return Companions(**known)
+
+
+def _held_out_chunks(blob: str, properties: BlobProperties) -> Generator[bytes]:
     try:
-        return read_recipe(raw.decode("utf-8"), f"{model}/recipe.yaml")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{model}/recipe.yaml is not UTF-8 (byte {error.start + 1}); save it as UTF-8.") from None
+        yield from _chunks(blob, properties.etag.strip('"'), properties.size)
+    except Replaced:
+        # Only the dataset's own replacement ends the run.
+        raise TransientError(f"{blob} was replaced while it was read") from None
 
 
-def _given_holdout(model: str, report: Report, target: IO[bytes]) -> int:
-    """Validate the user's own ``eval.jsonl`` into ``target``; return its number of records, 0 when there is none."""
-    name = f"{model}/eval.jsonl"
-    blob = azure_clients.container(settings().datasets_container).get_blob_client(name)
-    try:
-        raw = blob.download_blob().readall()
-    except ResourceNotFoundError:
-        return 0
-    own = Report()
-    records = list(validate(raw.splitlines(keepends=True), own))
-    own.counts.pop("too_few_records", None)
-    for finding in own.findings:
-        if finding.code != "too_few_records":
-            report.add(finding.code, finding.line, f"eval.jsonl: {finding.message}", finding.fix)
-    if not records and not own.counts:
-        report.add("empty_eval", 0, f"{name} holds no record.", "Fill it, or delete it to have a split made.")
-    target.writelines(records)
-    return len(records)
-
-
-def _lines(dataset: DatasetVersion) -> Iterator[bytes]:
-    """The file's lines, streamed; only the version that the run is for. Raises Replaced."""
-    blob = azure_clients.container(settings().datasets_container).get_blob_client(dataset.blob)
-    try:
-        stream = blob.download_blob(etag=f'"{dataset.etag}"', match_condition=MatchConditions.IfNotModified)
-        yield from split_lines(stream.chunks())
-    except (ResourceModifiedError, ResourceNotFoundError):
-        raise Replaced(dataset.blob) from None
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a stream. Of one that is longer than MAX_LINE only as much is kept as shows that it is."""
-    rest, skipping = b"", False
-    for chunk in chunks:
-        *lines, tail = chunk.split(b"\n")
-        for line in lines:
-            yield (rest if skipping else rest + line)[: MAX_LINE + 1]
-            rest, skipping = b"", False
-        if not skipping:
-            rest = (rest + tail)[: MAX_LINE + 1]
-            skipping = len(rest) > MAX_LINE
-    if rest:
-        yield rest
-
-
-def _rescue(train: IO[bytes], held_out: IO[bytes]) -> tuple[int, int]:
-    """Move one record of a small file to the held-out split; return the new sizes."""
-    train.seek(0)
-    records = train.readlines()
-    held_out.write(records.pop(rescue_holdout(records)))
-    train.seek(0)
-    train.truncate()
-    train.writelines(records)
-    return len(records), 1
-
-
-def _write(run: Run, name: str, content: IO[bytes]) -> None:
-    content.seek(0)
-    _runs().upload_blob(f"{run.id}/{name}", content, overwrite=True)
-
-
-def _fingerprint(recipe: Recipe, *files: IO[bytes]) -> str:
-    """What makes a training the same as another: the recipe and the records of both splits."""
-    digest = sha256(msgspec.json.encode(recipe))
-    for file in files:
-        file.seek(0)
-        digest.update(b"\0")
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _refuse(run: Run, report: Report) -> NoReturn:
+    _write_report(run, report)
+    raise DatasetError(report.summary())
 
 
 def _write_report(run: Run, report: Report) -> None:
+    from .dataset.markdown import markdown
+
     reports = azure_clients.container(settings().reports_container)
     reports.upload_blob(f"{run.id}.json", msgspec.json.format(msgspec.json.encode(report)), overwrite=True)
-    reports.upload_blob(f"{run.id}.md", markdown(report, run.dataset.blob).encode(), overwrite=True)
+    reports.upload_blob(f"{run.id}.md", markdown(report).encode(), overwrite=True)
     run.links["report"] = f"{reports.url}/{run.id}.md"
-    log.info("report run_id=%s valid=%s findings=%d", run.id, report.valid, report.total)
+    log.info("report run_id=%s valid=%s errors=%d warnings=%d", run.id, report.valid, report.errors, report.warnings)

@@ -14,6 +14,7 @@ from azure.core.exceptions import (
 )
 
 from . import intake, release
+from .blob_ranges import Replaced
 from .engines import command
 from .errors import StepError, TransientError, UserError
 from .lifecycle import (
@@ -55,10 +56,9 @@ def take(runs: RunStore, run: Run) -> Step:
         if isinstance(step, Wait):
             run.attempts = 0  # Azure has answered: only failures in a row count
         return step
-    except intake.Replaced:
+    except Replaced:
         return finish(run, Finish(Stage.SUPERSEDED, "the file was replaced or deleted while it was read"))
     except UserError as error:
-        intake.explain(run, error)
         return finish(run, Finish(Stage.REJECTED, str(error)))
     except StepError as error:
         return finish(run, Finish(Stage.FAILED, str(error)))
@@ -120,7 +120,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
     """Do the step and enter the stage that it leads to. Every action may be repeated."""
     match step:
         case Validate():
-            intake.take_in(run)
+            intake.take_in(run, lambda recipe: _measured(runs, run, recipe))
             counts = run.numbers["dataset"]
             run.move(Stage.VALIDATED, f"{counts['train']} records to train on, {counts['eval']} held out", utc_now())
         case SubmitJob():
@@ -156,6 +156,21 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
         case Wait() | Nothing():
             return
     log.info("step run_id=%s kind=%s stage=%s", run.id, type(step).__name__, run.stage)
+
+
+def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
+    """Tokens per second of the model's latest training by the same base, method and machine."""
+    trained = [other for other in runs.summaries(f"{run.model}-") if other.stage in (Stage.LIVE, Stage.RETIRED)]
+    for other in sorted(trained, key=lambda each: each.uploaded_at, reverse=True)[:1]:
+        found = runs.get(other.id)
+        if found is None:
+            continue
+        earlier, numbers = _recipe(found[0]), found[0].numbers
+        same = ("base_model", "method", "compute")
+        if all(getattr(earlier, name) == getattr(recipe, name) for name in same):
+            speed = numbers.get("train", {}).get("tokens_per_second")
+            return float(speed) if isinstance(speed, int | float) else None
+    return None
 
 
 def _collect(run: Run) -> None:

@@ -11,25 +11,22 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+import yaml
+
 from training import FineTuneError
 
 EMBEDDED = "embedded"
 
-# What a field set to None becomes, by the kind of training. The embedded model starts from random weights: it needs
-# a hundred times the learning rate of a trained one and many more passes (the numbers are measured, see
-# recipes/demo.yaml). The others are the usual starting points for 1-10 billion parameters.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    EMBEDDED: {"epochs": 15.0, "learning_rate": 3e-3, "batch_size": 10, "copies_without_system": True},
-    "full": {"epochs": 3.0, "learning_rate": 2e-5, "batch_size": 8, "copies_without_system": False},
-    "lora": {"epochs": 3.0, "learning_rate": 2e-4, "batch_size": 8, "copies_without_system": False},
-}
+# In a file, because the function app reads them too. What a field set to None becomes depends on the kind of training.
+DEFAULTS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "defaults.yaml").read_text("utf-8"))
+EVERY = DEFAULTS["every"]
 
 
 @dataclass(kw_only=True)
 class FineTuneArguments:
     """What to train, on what, how, and where to leave the result. ``None``: the default for that kind of base."""
 
-    train_file: Annotated[str, "JSON Lines of {'messages': [...]} to train on"]
+    train_file: Annotated[str, "JSON Lines of {'messages': [...]} or {'text': ...} to train on"]
     model_output: Annotated[str, "folder for the MLflow model"]
     report_output: Annotated[str, "folder for metrics.json"]
     eval_file: Annotated[str | None, "held-out records of the same form; without it nothing is measured"] = None
@@ -39,21 +36,21 @@ class FineTuneArguments:
     epochs: Annotated[float | None, "passes over the training records"] = None
     learning_rate: Annotated[float | None, "peak learning rate"] = None
     batch_size: Annotated[int | None, "records in a forward pass, on each device"] = None
-    gradient_accumulation: Annotated[int, "forward passes in an optimiser step"] = 1
-    max_length: Annotated[int, "tokens of a record; what is longer is cut at its end"] = 1024
-    packing: Annotated[bool, "put several short records into one sequence of max_length tokens"] = False
+    gradient_accumulation: Annotated[int, "forward passes in an optimiser step"] = EVERY["gradient_accumulation"]
+    max_length: Annotated[int, "tokens of a record; longer chats are cut at their end, longer texts split"] = EVERY["max_length"]
+    packing: Annotated[bool, "put several short records into one sequence of max_length tokens"] = EVERY["packing"]
     activation_checkpointing: Annotated[bool, "recompute activations to save memory"] = False
-    warmup: Annotated[float, "share of the steps in which the learning rate rises"] = 0.05
-    lr_scheduler: Annotated[Literal["cosine", "linear", "constant"], "how the learning rate falls"] = "cosine"
-    weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = 0.0
-    loss_on: Annotated[Literal["assistant", "all"], "train on the assistant's tokens, or on all"] = "assistant"
+    warmup: Annotated[float, "share of the steps in which the learning rate rises"] = EVERY["warmup"]
+    lr_scheduler: Annotated[Literal["cosine", "linear", "constant"], "the learning rate's fall"] = EVERY["lr_scheduler"]
+    weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = EVERY["weight_decay"]
+    loss_on: Annotated[Literal["assistant", "all"], "train on the assistant's tokens, or on all (of plain texts always all)"] = EVERY["loss_on"]
     copies_without_system: Annotated[bool | None, "train on each record without its system message too"] = None
-    precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where the device computes it"] = "auto"
-    seed: Annotated[int, "of the shuffling, the dropout and the adapters' initial weights"] = 0
+    precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where the device has it"] = EVERY["precision"]
+    seed: Annotated[int, "of the shuffling, the dropout and the adapters' initial weights"] = EVERY["seed"]
 
-    lora_r: Annotated[int, "rank of the adapters"] = 16
-    lora_alpha: Annotated[int, "scale of the adapters: their output counts alpha/r times"] = 32
-    lora_dropout: Annotated[float, "dropout on the adapters' input"] = 0.0
+    lora_r: Annotated[int, "rank of the adapters"] = EVERY["lora_r"]
+    lora_alpha: Annotated[int, "scale of the adapters: their output counts alpha/r times"] = EVERY["lora_alpha"]
+    lora_dropout: Annotated[float, "dropout on the adapters' input"] = EVERY["lora_dropout"]
 
     questions: Annotated[list[str], "asked of the base and of the tuned model"] = field(default_factory=list)
     eval_samples: Annotated[int, "held-out prompts to answer for exact_match; 0: none"] = 100
@@ -88,7 +85,10 @@ class FineTuneArguments:
 
 
 def parse_arguments(argv: Sequence[str]) -> FineTuneArguments:
-    """Read ``--config <file>`` (JSON or YAML, flat) and the flags of ``argv``; a flag wins over the file.
+    """Read ``--config <file>`` and the flags of ``argv``; a flag wins over the file.
+
+    The file is JSON or YAML, flat or in the shape of a recipe (docs/recipe.md), whose sections about machines the job
+    does not need.
 
     Raises FineTuneError for an unknown key or flag (it names the nearest known one), for a missing one, for a value
     of the wrong type, and for a config file that cannot be read.
@@ -123,9 +123,16 @@ class _Parser(argparse.ArgumentParser):
         raise FineTuneError(message)
 
 
-def _read_config(path: Path, hints: dict[str, Any]) -> dict[str, Any]:
-    import yaml
+# Keys of a recipe that say nothing to the job.
+NOT_FOR_THE_JOB = ("preset", "engine", "compute", "serving", "gate")
+# Options that are no hyperparameters: a recipe has them elsewhere, or they are the platform's.
+NOT_IN_TRAINING = (
+    *("train_file", "eval_file", "model_output", "report_output"),
+    *("base_model", "method", "questions", "eval_samples", "eval_max_new_tokens"),
+)
 
+
+def _read_config(path: Path, hints: dict[str, Any]) -> dict[str, Any]:
     try:
         # JSON is read by its own parser: YAML 1.1 takes 1e-3 for a string.
         text = path.read_text(encoding="utf-8")
@@ -134,16 +141,43 @@ def _read_config(path: Path, hints: dict[str, Any]) -> dict[str, Any]:
         raise FineTuneError(f"cannot read the config {path.name}: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise FineTuneError(f"the config {path.name} must be a mapping of options, found {type(config).__name__}")
-    for key in config:
-        if key not in hints:
-            raise FineTuneError(f"unknown option {key!r} in {path.name}{_did_you_mean(str(key), hints)}")
-    given = {key: value for key, value in config.items() if value is not None}  # null: as if it were not there
-    return {key: _convert(hints[key], value, f"{key} in {path.name}") for key, value in given.items()}
+    options = _flat(config, hints, path.name)
+    return {name: _convert(hints[name], value, f"{key} in {path.name}") for name, (key, value) in options.items()}
 
 
-def _did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+def _flat(config: dict[Any, Any], hints: dict[str, Any], file: str) -> dict[str, tuple[str, Any]]:
+    """Return each option that the config gives, flat or in a recipe's sections, with its key there and its value.
+
+    Null is as if it were not there.
+    """
+    sections = {"training": [name for name in hints if name not in NOT_IN_TRAINING], "evaluation": ["questions"]}
+    given: dict[str, tuple[str, Any]] = {}
+
+    def take(name: Any, key: str, value: Any, known: Sequence[str]) -> None:
+        if name not in known:
+            prefix = key.removesuffix(str(name))
+            raise FineTuneError(f"unknown option {key!r} in {file}{_did_you_mean(str(name), known, prefix)}")
+        if value is None or name not in hints:
+            return
+        if name in given:
+            raise FineTuneError(f"{given[name][0]} and {key} in {file} are the same option; give one of them")
+        given[name] = (key, value)
+
+    for key, value in config.items():
+        if key in sections and value is not None:
+            if not isinstance(value, dict):
+                raise FineTuneError(f"{key} in {file} must be a mapping of options, found {type(value).__name__}")
+            known = [*sections[key], *(("holdout",) if key == "evaluation" else ())]
+            for name, inner in value.items():
+                take(name, f"{key}.{name}", inner, known)
+        elif key not in NOT_FOR_THE_JOB:
+            take(key, str(key), value, [*hints, *sections])
+    return given
+
+
+def _did_you_mean(word: str, known: typing.Iterable[str], prefix: str = "") -> str:
     nearest = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
+    return f", did you mean {prefix + nearest[0]!r}?" if nearest else ""
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from training.arguments import FineTuneArguments
-from training.data import IGNORED, Message, Record, tokenize
+from training.data import IGNORED, Message, Record, is_context, tokenize, without_weights
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ class Scores:
 
     ``loss`` is the cross-entropy per trained token in nats, ``perplexity`` its exponential, ``token_accuracy`` the
     share of trained tokens that are the likeliest one, ``exact_match`` the share of prompts answered word for word
-    (None when none was asked).
+    (None when none was asked, as for plain texts, which have no prompt).
     """
 
     loss: float
@@ -48,12 +48,12 @@ class Exam:
     def __init__(
         self, arguments: FineTuneArguments, held_out: Sequence[Record], tokenizer: "PreTrainedTokenizerBase"
     ) -> None:
-        """Take the recipe's questions and at most ``eval_samples`` of the held-out prompts."""
-        chosen = list(held_out)
+        """Take the recipe's questions and at most ``eval_samples`` of the held-out chats' prompts."""
+        chosen = [up_to for record in held_out if isinstance(record, list) and (up_to := _up_to_last_trained(record))]
         if len(chosen) > arguments.eval_samples:
             chosen = random.Random(arguments.seed).sample(chosen, arguments.eval_samples)  # noqa: S311
         asked: list[list[Message]] = [[{"role": "user", "content": text}] for text in arguments.questions]
-        self._prompts = asked + [record[:-1] for record in chosen]
+        self._prompts = asked + [without_weights(record[:-1]) for record in chosen]
         self._expected = [None] * len(asked) + [record[-1]["content"] for record in chosen]
         self._tokenizer = tokenizer
         self._held_out = tokenize(held_out, tokenizer, arguments.max_length, arguments.loss_on) if held_out else None
@@ -81,6 +81,12 @@ class Exam:
         every = [{"messages": p, "expected": e, "base": b, "tuned": t} for p, e, b, t in rows]
         questions = sum(expected is None for expected in self._expected)
         return {"eval": scores, "samples": every[: questions + SAMPLES_IN_REPORT]}
+
+
+def _up_to_last_trained(chat: list[Message]) -> list[Message]:
+    """Return the chat up to the last answer that is trained on: one with the weight 0 is no answer to expect."""
+    ends = [n for n, message in enumerate(chat, 1) if message["role"] == "assistant" and not is_context(message)]
+    return chat[: ends[-1]] if ends else []
 
 
 def _token_scores(

@@ -67,7 +67,8 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
     use_threads_given()
     set_seed(arguments.seed)
     model, tokenizer = load_base_model(arguments.base_model)
-    arguments = _with_loss_that_works(arguments, tokenizer)
+    if any(isinstance(record, list) for record in records + held_out):
+        arguments = _with_loss_that_works(arguments, tokenizer)
     dataset = _training_set(arguments, records, tokenizer)
     tracking = Tracking()
     tracking.params(_loggable(arguments))
@@ -112,12 +113,22 @@ def _without_infinities(value: Any) -> Any:
 def _training_set(
     arguments: FineTuneArguments, records: list[Record], tokenizer: "PreTrainedTokenizerBase"
 ) -> "Dataset":
+    from datasets import concatenate_datasets
+
     wanted = with_copies_without_system(records) if arguments.copies_without_system else records
-    dataset = tokenize(wanted, tokenizer, arguments.max_length, arguments.loss_on)
+    chats = [record for record in wanted if isinstance(record, list)]
+    texts = [record for record in wanted if isinstance(record, str)]
+    parts = [tokenize(part, tokenizer, arguments.max_length, arguments.loss_on) for part in (chats, texts)]
+    dataset = concatenate_datasets([part for part in parts if len(part)] or parts[:1])
     if not len(dataset):
-        raise FineTuneError(f"no record leaves anything to train on within max_length={arguments.max_length} tokens")
-    cut = sum(len(ids) == arguments.max_length for ids in dataset["input_ids"])
-    _say("data", examples=len(dataset), too_long=len(wanted) - len(dataset), cut=cut)
+        raise FineTuneError(
+            f"no record leaves anything to train on within max_length={arguments.max_length} tokens: the prompts are "
+            "longer than that, or every answer has the weight 0"
+        )
+    cut = sum(len(ids) == arguments.max_length for ids in parts[0]["input_ids"]) if len(parts[0]) else 0
+    # A text may make several examples, so the two kinds are counted apart.
+    of_texts = {"texts": len(texts), "text_examples": len(parts[1])} if texts else {}
+    _say("data", examples=len(dataset), too_long=len(chats) - len(parts[0]), cut=cut, **of_texts)
     return dataset
 
 

@@ -14,6 +14,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "broken_gzip": (ERROR, "The `.gz` file ends in the middle, is damaged, or unpacks to more than is sensible."),
     "too_large": (ERROR, "The file is larger than can be read in one go."),
     "too_few_records": (ERROR, "Fewer good examples than fine-tuning needs."),
+    "invalid_tokenizer": (ERROR, "tokenizer.json beside the dataset is no tokenizer of the Hugging Face library."),
     "invalid_recipe": (ERROR, "recipe.yaml, its preset or the file's metadata cannot be used."),
     "empty_eval": (ERROR, "eval.jsonl is there and holds no record."),
     # one line
@@ -34,7 +35,6 @@ CODES: dict[str, tuple[Severity, str]] = {
     "truncated": (WARNING, "The example is longer than `training.max_length`: its end is not trained on."),
     "maybe_too_long": (WARNING, "By the estimate the example may not fit into the base model's context."),
     "empty_text": (WARNING, "A `text` record that is empty or white space; it is left out."),
-    "extra_columns": (WARNING, "Columns beside the format's own; they are left out."),
     "duplicate": (WARNING, "The same example again."),
     "near_duplicate": (WARNING, "Nearly the same example again: case, white space or a few words differ."),
     "eval_overlap": (

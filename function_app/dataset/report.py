@@ -126,17 +126,18 @@ class Report(msgspec.Struct):
 
     def error(self, code: str, message: str, fix: str, **where: Any) -> None:
         """Add an error; ``where``: line, column, path, file."""
-        self._add(Finding(code, Severity.ERROR, message, fix, **where))
+        self._add(Finding(code, Severity.ERROR, message, fix, **where), 1, False)
 
-    def warn(self, code: str, message: str, fix: str, **where: Any) -> None:
-        """Add a warning; ``where``: line, column, path, file."""
-        self._add(Finding(code, Severity.WARNING, message, fix, **where))
+    def warn(self, code: str, message: str, fix: str, *, times: int = 1, about: bool = False, **where: Any) -> None:
+        """Add a warning that stands for ``times`` of its kind (``about``: roughly); ``where`` as with an error."""
+        self._add(Finding(code, Severity.WARNING, message, fix, **where), times, about)
 
-    def _add(self, finding: Finding) -> None:
+    def _add(self, finding: Finding, times: int, about: bool) -> None:
         count = self.counts.setdefault(finding.code, Count(finding.severity))
-        count.count += 1
+        count.count += times
+        count.about |= about
         if finding.severity == Severity.WARNING:
-            if count.count <= MAX_WARNINGS:
+            if sum(each.code == finding.code for each in self.findings) < MAX_WARNINGS:
                 self.findings.append(finding)
         elif self.errors <= MAX_ERRORS:
             self.findings.append(finding)

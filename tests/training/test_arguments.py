@@ -1,6 +1,7 @@
 """The command line and the config file of the job, and the errors that a person reads."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,90 @@ def test_a_missing_option_and_a_broken_config_are_named(tmp_path: Path) -> None:
         parse_arguments(["--config", str(tmp_path / "absent.json"), *REQUIRED])
 
 
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_preset_is_a_config_too(recipe: Path) -> None:
+    arguments = parse_arguments(["--config", str(recipe), *REQUIRED])
+    assert arguments.questions
+    assert arguments.epochs > 0
+
+
+def test_the_recipes_shape_is_the_flat_one_without_what_is_about_machines(tmp_path: Path) -> None:
+    shaped = config(
+        tmp_path,
+        preset="demo",
+        base_model="a/b",
+        method="lora",
+        engine="command",
+        training={"epochs": 2, "learning_rate": None, "activation_checkpointing": True},
+        evaluation={"holdout": 0.2, "questions": ["Who?"]},
+        compute={"cluster": "c", "anything": 1},
+        serving=None,
+        gate={"rule": "always"},
+        eval_samples=5,
+    )
+    flat = config(
+        tmp_path,
+        "flat.json",
+        **{"base_model": "a/b", "method": "lora", "epochs": 2, "activation_checkpointing": True},
+        questions=["Who?"],
+        eval_samples=5,
+    )
+    assert parse_arguments(shaped) == parse_arguments(flat)
+    assert parse_arguments(config(tmp_path, training=None, evaluation={})) == parse_arguments(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"training": {"epoch": 1}}, "unknown option 'training.epoch' in recipe.json, did you mean 'training.epochs'?"),
+        ({"training": {"method": "lora"}}, "unknown option 'training.method' in recipe.json"),
+        ({"training": {"epochs": "x"}}, "training.epochs in recipe.json must be a number, found 'x'"),
+        ({"training": 5}, "training in recipe.json must be a mapping of options, found int"),
+        ({"evaluation": {"holdouts": 1}}, "'evaluation.holdouts' in recipe.json, did you mean 'evaluation.holdout'?"),
+        ({"trainign": {}}, "unknown option 'trainign' in recipe.json, did you mean 'training'?"),
+        (
+            {"epochs": 1, "training": {"epochs": 2}},
+            "epochs and training.epochs in recipe.json are the same option; give one of them",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named_with_its_section(
+    tmp_path: Path, values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(FineTuneError) as caught:
+        parse_arguments(config(tmp_path, **values))
+    assert message in str(caught.value)
+
+
+# The app's estimate reckons so, tests/unit/test_estimate.py: records, epochs, batch_size, accumulation → steps.
+@pytest.mark.parametrize(
+    ("records", "epochs", "batch", "accumulation", "steps"),
+    [(10, 1, 4, 1, 3), (10, 2.5, 4, 1, 8), (10, 2, 4, 2, 4), (10, 2, 2, 2, 6), (10, 0.1, 8, 1, 1), (1, 3, 8, 8, 3)],
+)
+def test_the_trainer_counts_steps_as_the_apps_estimate_does(
+    tmp_path: Path, records: int, epochs: float, batch: int, accumulation: int, steps: int
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        use_cpu=True,
+        report_to="none",
+    )
+    trainer = transformers.Trainer.__new__(transformers.Trainer)
+    trainer.args = arguments
+    trainer.get_sp_size = lambda: 1
+    trainer.get_total_train_batch_size = lambda _: batch * accumulation
+    loader = [range(0)] * math.ceil(records / batch)
+    trainer.num_examples = lambda _: records
+    assert trainer.set_initial_training_values(arguments, loader)[-1] == steps
+
+
 SECRET = "my password is swordfish"
 
 
@@ -77,7 +162,7 @@ SECRET = "my password is swordfish"
         (None, "t.jsonl does not exist"),
         ("\n\n", "t.jsonl holds no records"),
         ('{"messages": [', "t.jsonl line 1 is not JSON"),
-        (f'\n{{"text": "{SECRET}"}}', "t.jsonl line 2 must be an object with a non-empty list 'messages'"),
+        (f'\n{{"texts": "{SECRET}"}}', "t.jsonl line 2 must be an object with a non-empty list 'messages'"),
         (f'{{"messages": [{{"role": "user", "content": "{SECRET}"}}]}}', "line 1: the last message must be"),
         ('{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "line 1: each message needs"),
         ("\udcff", "t.jsonl is not UTF-8"),

@@ -86,7 +86,7 @@ class World:
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
         self.messages.append((at or self.now, id, at.isoformat() if at else ""))
 
-    def _take_in(self, run: Run) -> None:
+    def _take_in(self, run: Run, measured: object = None) -> None:
         run.numbers["dataset"] = {"train": 9, "eval": 1}
         run.fingerprint = run.dataset.etag
 

@@ -1,0 +1,207 @@
+"""What may stand in a recipe: every key with its type, its bounds and what it means."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+# The upper bounds are far beyond sense; they keep infinity out, and numbers that JSON's readers cannot hold.
+Positive = Annotated[float, Meta(gt=0, le=1e6)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e6)]
+PositiveInt = Annotated[int, Meta(ge=1, le=10**6)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+ShareOrNone = Annotated[float, Meta(ge=0, lt=1)]
+Tokens = Annotated[int, Meta(ge=16, le=10**7)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # numpy takes no larger one
+Text = Annotated[str, Meta(min_length=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of the recipe. None means: the training job's default for that base model."""
+
+
+class Training(Section, frozen=True):
+    """Hyperparameters. What is left out has the training job's default for that base model and method."""
+
+    epochs: Annotated[Positive | None, Meta(description="Passes over the training records.")] = None
+    learning_rate: Annotated[Positive | None, Meta(description="Peak learning rate of AdamW.")] = None
+    batch_size: Annotated[
+        PositiveInt | None, Meta(description="Records in one forward pass, on each GPU (or on the CPU).")
+    ] = None
+    gradient_accumulation: Annotated[
+        PositiveInt | None, Meta(description="Forward passes that are summed up for one optimiser step.")
+    ] = None
+    max_length: Annotated[
+        Tokens | None, Meta(description="Tokens of a record that are trained on; what is longer is cut at its end.")
+    ] = None
+    packing: Annotated[
+        bool | None, Meta(description="Put several short records into one sequence of max_length tokens.")
+    ] = None
+    warmup: Annotated[
+        ShareOrNone | None, Meta(description="Share of the steps in which the learning rate rises, from 0 to below 1.")
+    ] = None
+    lr_scheduler: Annotated[
+        Literal["cosine", "linear", "constant"] | None,
+        Meta(description="How the learning rate falls after the warm-up."),
+    ] = None
+    weight_decay: Annotated[NotNegative | None, Meta(description="Decoupled weight decay of AdamW.")] = None
+    loss_on: Annotated[
+        Literal["assistant", "all"] | None,
+        Meta(description="Learn the assistant's tokens only, or those of every message."),
+    ] = None
+    copies_without_system: Annotated[
+        bool | None, Meta(description="Train on each record that has a system message a second time without it.")
+    ] = None
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"] | None,
+        Meta(description="Number format of the computation; auto is bf16 where the machine computes it natively."),
+    ] = None
+    lora_r: Annotated[PositiveInt | None, Meta(description="Rank of the adapters; with method lora only.")] = None
+    lora_alpha: Annotated[
+        PositiveInt | None,
+        Meta(description="Scale of the adapters: their output counts alpha/r times; with method lora only."),
+    ] = None
+    lora_dropout: Annotated[
+        ShareOrNone | None,
+        Meta(description="Dropout on the adapters' input, a share from 0 to below 1; with method lora only."),
+    ] = None
+    seed: Annotated[
+        Seed | None, Meta(description="Of the shuffling, the dropout and the adapters' initial weights.")
+    ] = None
+
+
+class Evaluation(Section, frozen=True):
+    """What the tuned model is measured on."""
+
+    holdout: Annotated[
+        Share,
+        Meta(description="Share of the records that is held out for measuring, where the folder has no eval.jsonl."),
+    ] = 0.1
+    questions: Annotated[
+        list[Text], Meta(description="Asked of the base and of the tuned model; the answers are in the run's numbers.")
+    ] = []
+
+
+class Compute(Section, frozen=True):
+    """The cluster to train on; made when it does not exist, with no node while nothing runs."""
+
+    cluster: Annotated[Text | None, Meta(description="The cluster's name; without it the app's TRAINING_COMPUTE.")] = (
+        None
+    )
+    instance_type: Annotated[
+        Text | None,
+        Meta(
+            description="Azure's name of its machines, such as Standard_NC24ads_A100_v4, for a cluster that is yet to"
+            " be made; without it the app's TRAINING_INSTANCE_TYPE."
+        ),
+    ] = None
+    max_nodes: Annotated[PositiveInt, Meta(description="Machines that the cluster grows to, when it is made.")] = 1
+    max_hours: Annotated[Positive, Meta(description="Hours after which the job is stopped.")] = 12.0
+
+
+class Serving(Section, frozen=True):
+    """The machines that answer."""
+
+    instance_type: Annotated[
+        Text | None,
+        Meta(description="Azure's name of the machine; without it the app's SERVING_INSTANCE_TYPE."),
+    ] = None
+    instance_count: Annotated[PositiveInt, Meta(description="Machines of the deployment.")] = 1
+    max_concurrent_requests: Annotated[
+        PositiveInt, Meta(description="Requests that one machine works on at a time; the others wait.")
+    ] = 32
+
+
+class Gate(Section, frozen=True):
+    """When a new model may serve."""
+
+    rule: Annotated[
+        Literal["better_than_base", "always"],
+        Meta(
+            description="better_than_base compares the held-out losses of the tuned and the base model; always lets"
+            " every model pass."
+        ),
+    ] = "better_than_base"
+
+
+class Recipe(Section, frozen=True):
+    """How a dataset becomes a model. Every key may be left out."""
+
+    preset: Annotated[
+        Text | None, Meta(description="A recipe that comes with the app; the keys given here win over its own.")
+    ] = None
+    base_model: Annotated[
+        Text,
+        Meta(
+            description="The model to start from: embedded (a tiny one with random weights, without a download), a"
+            " Hugging Face id, or a folder that the job sees."
+        ),
+    ] = "embedded"
+    method: Annotated[
+        Literal["full", "lora"],
+        Meta(description="Train every weight, or low-rank adapters that are merged afterwards."),
+    ] = "full"
+    engine: Annotated[
+        Literal["command"], Meta(description="What trains: command is this project's own code as an Azure ML job.")
+    ] = "command"
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    compute: Compute = Compute()
+    serving: Serving = Serving()
+    gate: Gate = Gate()
+
+    def training_options(self) -> dict[str, Any]:
+        """The flat config of the training job (docs/interfaces.md): what is set here, and no more."""
+        given = {name: value for name, value in msgspec.structs.asdict(self.training).items() if value is not None}
+        return {
+            "base_model": self.base_model,
+            "method": self.method,
+            **given,
+            "questions": list(self.evaluation.questions),
+        }
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One key of a section: its type (None taken out), what it means, and the default (None: see defaults.py)."""
+
+    name: str
+    type: Any  # of msgspec.inspect
+    description: str
+    default: Any = None
+
+    @property
+    def section(self) -> type[Section] | None:
+        """The section that the key opens; None for a plain value."""
+        return self.type.cls if isinstance(self.type, msgspec.inspect.StructType) else None
+
+
+def options(section: type[Section]) -> dict[str, Option]:
+    """The keys of a section by their names, in the order of the file."""
+    info = msgspec.inspect.type_info(section)
+    assert isinstance(info, msgspec.inspect.StructType)  # noqa: S101 for mypy
+    return {field.name: _option(field) for field in info.fields}
+
+
+def _option(field: msgspec.inspect.Field) -> Option:
+    type: Any = field.type
+    description = ""
+    if isinstance(type, msgspec.inspect.Metadata):
+        description = (type.extra_json_schema or {}).get("description", "")
+        type = type.type
+    if isinstance(type, msgspec.inspect.UnionType):
+        type = next(arm for arm in type.types if not isinstance(arm, msgspec.inspect.NoneType))
+    if isinstance(type, msgspec.inspect.StructType):
+        return Option(field.name, type, type.cls.__doc__ or "")
+    default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+    return Option(field.name, type, description, default)
+
+
+def leaves(section: type[Section] = Recipe, prefix: str = "") -> dict[str, Option]:
+    """Every plain value of the recipe by its dotted key, ``training.epochs``."""
+    found: dict[str, Option] = {}
+    for name, option in options(section).items():
+        if option.section:
+            found |= leaves(option.section, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = option
+    return found

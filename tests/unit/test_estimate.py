@@ -1,0 +1,160 @@
+"""The estimate against what training really does: the demo's steps, and the arithmetic by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from function_app.dataset.report import Percentiles, Statistics
+from function_app.estimate import context_limit, estimate, max_length
+from function_app.recipe import read_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+A100 = "Standard_NC24ads_A100_v4"
+
+
+def plain(records: int, tokens: int = 0, **more: int) -> Statistics:
+    """Statistics of records that are all trained on."""
+    return Statistics(records=records, train=records, tokens=tokens or 100 * records, **more)
+
+
+def phi(method: str = "lora", training: str = "", machine: str = A100) -> str:
+    name = "base_model: microsoft/Phi-3-mini-4k-instruct"
+    return f"{name}\nmethod: {method}\ntraining: {{epochs: 1, {training}}}\ncompute: {{instance_type: {machine}}}"
+
+
+def test_the_demos_file_takes_the_steps_that_the_readme_shows() -> None:
+    records = [json.loads(line) for line in (ROOT / "demo" / "dataset.jsonl").read_text(encoding="utf-8").splitlines()]
+    with_system = sum(record["messages"][0]["role"] == "system" for record in records)
+    recipe = read_recipe((ROOT / "demo" / "recipe.yaml").read_text(encoding="utf-8"))
+    found = estimate(recipe, Statistics(records=120, train=113, eval=7, with_system=with_system, tokens=6000))
+    assert len(records) == 120
+    assert f"step 1/{found.steps} " in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert found.epochs == 15
+    assert found.trained_tokens == 6000 * 113 / 120 * 2 * 15
+    assert found.seconds == pytest.approx(found.trained_tokens / 9000, abs=0.1)
+
+
+# The numbers of steps are those of transformers 5.23, tests/training/test_arguments.py.
+@pytest.mark.parametrize(
+    ("records", "training", "steps"),
+    [
+        (10, "epochs: 1, batch_size: 4", 3),
+        (10, "epochs: 2.5, batch_size: 4", 8),
+        (10, "epochs: 2, batch_size: 4, gradient_accumulation: 2", 4),
+        (10, "epochs: 2, batch_size: 2, gradient_accumulation: 2", 6),
+        (10, "epochs: 0.1, batch_size: 8", 1),
+        (1, "epochs: 3, batch_size: 8, gradient_accumulation: 8", 3),
+        (0, "epochs: 3", 0),
+    ],
+)
+def test_an_epoch_has_whole_steps(records: int, training: str, steps: int) -> None:
+    assert estimate(read_recipe(f"training: {{{training}}}"), plain(records)).steps == steps
+
+
+def test_only_records_with_a_system_message_are_copied() -> None:
+    statistics = plain(100, with_system=40)
+    recipe = "training: {epochs: 1, batch_size: 10, copies_without_system: %s}"
+    assert estimate(read_recipe(recipe % "true"), statistics).steps == 14
+    assert estimate(read_recipe(recipe % "false"), statistics).steps == 10
+    assert estimate(read_recipe(recipe % "true"), statistics).trained_tokens == 14000
+
+
+def test_packing_counts_sequences_of_max_length() -> None:
+    text = "training: {epochs: 1, packing: true, max_length: 1000, batch_size: 2}"
+    assert estimate(read_recipe(text), plain(100, 10_000)).steps == 5
+    assert estimate(read_recipe(text), plain(3, 2_400)).steps == 2
+
+
+def test_tokens_beyond_max_length_are_not_trained() -> None:
+    statistics = plain(100, 150_000)
+    statistics.token_histogram = {"2048": 50, "512": 50}
+    statistics.record_tokens = Percentiles(max=2000)
+    found = estimate(read_recipe("training: {epochs: 1, max_length: 768}"), statistics)
+    # 50 × 1536 and 50 × 384 in the histogram's middle; the long ones are cut to half.
+    assert found.trained_tokens == round(150_000 * (768 + 384) / (1536 + 384))
+    assert estimate(read_recipe("training: {epochs: 1, max_length: 4096}"), statistics).trained_tokens == 150_000
+
+
+def test_a_measured_speed_beats_every_reckoning() -> None:
+    found = estimate(read_recipe(phi()), plain(1000), measured=500.0)
+    assert found.seconds == 200
+    assert "500 tokens/s of an earlier run" in found.basis
+
+
+def test_the_time_is_flops_by_the_share_of_the_machines_peak() -> None:
+    tokens = 1_000_000
+    full, lora = (estimate(read_recipe(phi(method)), plain(100, tokens)) for method in ("full", "lora"))
+    assert full.seconds == pytest.approx(tokens * 6 * 3.8e9 / (312e12 * 0.3), abs=0.1)
+    assert lora.seconds == pytest.approx(tokens * 4 * 3.8e9 / (312e12 * 0.3), abs=0.1)
+    assert "about" in full.basis
+    assert "30%" in full.basis
+    assert "bf16" in full.basis
+
+
+def test_where_bf16_is_not_native_the_machine_computes_in_fp32() -> None:
+    on_v100 = estimate(read_recipe(phi(machine="Standard_NC6s_v3")), plain(100, 10**6))
+    asked_for = estimate(read_recipe(phi(training="precision: fp32")), plain(100, 10**6))
+    emulated = estimate(read_recipe(phi(training="precision: bf16", machine="Standard_NC6s_v3")), plain(100, 10**6))
+    assert on_v100.seconds == pytest.approx(10**6 * 4 * 3.8e9 / (15.7e12 * 0.3), abs=0.1)
+    assert asked_for.seconds == pytest.approx(10**6 * 4 * 3.8e9 / (19.5e12 * 0.3), abs=0.1)
+    assert emulated.seconds is None
+
+
+def test_several_gpus_share_a_step() -> None:
+    one, four = (estimate(read_recipe(phi(machine=name)), plain(64)) for name in (A100, "Standard_NC96ads_A100_v4"))
+    assert (one.steps, four.steps) == (8, 2)
+
+
+def test_the_recipes_machine_counts_more_than_the_apps() -> None:
+    unnamed = "base_model: microsoft/Phi-4-mini-instruct"
+    assert estimate(read_recipe(unnamed), plain(100), instance_type=A100.upper()).seconds is not None
+    assert estimate(read_recipe(phi(machine="Standard_X")), plain(100), instance_type=A100).seconds is None
+    in_a_cluster = f"{unnamed}\ncompute: {{cluster: ours}}"
+    assert estimate(read_recipe(in_a_cluster), plain(100), instance_type=A100).seconds is None
+
+
+def test_what_is_not_known_is_said() -> None:
+    for text, word in (("base_model: a/b", "base model"), (phi(machine="Standard_X"), "Standard_X")):
+        found = estimate(read_recipe(text), plain(100))
+        assert found.seconds is None
+        assert found.basis.startswith("unknown")
+        assert word in found.basis
+        assert found.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("base", "limit"),
+    [
+        ("embedded", 4096),
+        ("microsoft/Phi-3-mini-4k-instruct", 4096),
+        ("microsoft/Phi-3-mini-128k-instruct", 131072),
+        ("microsoft/Phi-3.5-mini-instruct", 131072),
+        ("azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1", 131072),
+        ("someone/Phi-4-mini-instruct-tuned", None),
+        ("/no/such/folder", None),
+        ("a\0b", None),
+    ],
+)
+def test_the_context_of_known_bases(base: str, limit: int | None) -> None:
+    recipe = read_recipe("") if base == "embedded" else read_recipe(f"base_model: {json.dumps(base)}")
+    assert context_limit(recipe) == limit
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ('{"max_position_embeddings": 2048}', 2048),
+        ("{}", None),
+        ("{", None),
+        ('{"max_position_embeddings": "x"}', None),
+    ],
+)
+def test_a_local_folders_context_is_in_its_config(tmp_path: Path, config: str, limit: int | None) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert context_limit(read_recipe(f"base_model: {tmp_path}")) == limit
+
+
+def test_max_length_is_the_recipes_or_the_jobs_default() -> None:
+    assert max_length(read_recipe("")) == 1024
+    assert max_length(read_recipe("training: {max_length: 2048}")) == 2048
