@@ -146,7 +146,7 @@ class Peer:
             counts["invalid_json"] += 1
             return
         if not isinstance(raw, dict):
-            counts["wrong_type"] += 1
+            counts["invalid_json"] += 1
             return
         read = self._read(raw)
         if read is None:
@@ -163,6 +163,9 @@ class Peer:
 
     def _read(self, raw: dict[str, Any]) -> tuple[str, list[Message]] | None:
         """The record as messages (of a text: one of nobody's), or None when it is of the wrong shape."""
+        if isinstance(raw.get("messages"), str):  # JSON within JSON
+            self.result.counts["other_format"] += 1
+            return None
         try:
             if "messages" in raw:
                 return "chat", Chat.model_validate(raw).messages

@@ -26,16 +26,16 @@ def test_the_peer_finds_every_mistake_once() -> None:
     lines = intake.spoiled(intake_data.source().read_bytes().splitlines()[:50])
     counts = Peer(0.1, len, len).check(lines).counts
     assert {code: count for code, count in counts.items() if count and code != "near_duplicate"} == {
-        "invalid_json": 2,
+        "invalid_json": 3,
         "invalid_utf8": 1,
-        "wrong_type": 4,
+        "wrong_type": 2,
         "unknown_role": 1,
         "empty_content": 1,
         "no_assistant": 2,
         "last_not_assistant": 1,
         "roles_out_of_order": 1,
         "mixed_formats": 1,
-        "other_format": 1,
+        "other_format": 2,
         "duplicate": 4,
     }
 
