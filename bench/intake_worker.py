@@ -140,7 +140,7 @@ def peak_memory() -> Iterator[Json]:
 
 
 def memory() -> Json:
-    """The check of what comes by standard input: its memory and time, after a check of its first lines for the imports."""
+    """The check of what comes by standard input: memory and time, after a check of its first lines for the imports."""
     stream = sys.stdin.buffer
     ours([b"".join(stream.readline() for _ in range(100))])
     size = 0
