@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .measure import Measure, table
 
-NAMES = ("loop", "emulator")
+NAMES = ("loop", "emulator", "intake", "thousand")
 
 
 def main() -> int:
