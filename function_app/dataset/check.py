@@ -28,6 +28,7 @@ Write = Callable[[bytes], object]
 
 MAX_LINE = 8 * 1024 * 1024  # bytes; a longer line is no example, and would cost memory
 MAX_BYTES = 16 * 1024**3  # unpacked; a function has ten minutes, and a file of this size needs most of them
+MAX_COUNTED = 100_000  # errors; to explain one takes twenty times as long as to read a good line
 BLOCK = 256 * 1024  # bytes that are worked on at once: what is made of them fits a core's cache
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -202,7 +203,7 @@ class Check:
         self._hold(chunk[end:])
         size = min(BLOCK, self.limits.max_line)
         start = 0
-        while start < len(lines):
+        while start < len(lines) and not self.refused:
             # What is larger than a block is a single line.
             stop = lines.rfind(b"\n", start, start + size) + 1 or lines.index(b"\n", start) + 1
             if stop - start > self.limits.max_line:
@@ -239,6 +240,13 @@ class Check:
             names = ("prompt", "completion") if self.reader.format == "prompt-completion" else ()
             batch, contents, orders = self._turns.good(batch, names)
         self._line_errors.hand_over()
+        if self.report.errors > MAX_COUNTED:
+            self.refuse(
+                "too_many_errors",
+                f"There are more than {MAX_COUNTED:,} errors; what comes after line {self.lines:,} was not read.",
+                "Mend what the first errors have in common; mostly it is one cause.",
+            )
+            return
         if batch.records:
             self._rules(Block(contents, orders), batch)
 

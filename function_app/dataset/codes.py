@@ -13,6 +13,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "wrong_encoding": (ERROR, "The file is UTF-16 or UTF-32, not UTF-8."),
     "broken_gzip": (ERROR, "The `.gz` file ends in the middle, is damaged, or unpacks to more than is sensible."),
     "too_large": (ERROR, "The file is larger than can be read in one go."),
+    "too_many_errors": (ERROR, "So many errors that reading on would tell nothing more."),
     "too_few_records": (ERROR, "Fewer good examples than fine-tuning needs."),
     "invalid_tokenizer": (ERROR, "tokenizer.json beside the dataset is no tokenizer of the Hugging Face library."),
     "invalid_recipe": (ERROR, "recipe.yaml, its preset or the file's metadata cannot be used."),

@@ -1,5 +1,6 @@
 """What is found in a file: findings with their place and their fix, counts of all, and the statistics."""
 
+from collections import Counter
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -160,13 +161,20 @@ class LineErrors:
     def __init__(self, report: Report, file: str = "") -> None:
         self._report, self._file = report, file
         self._found: list[Finding] = []
+        self._more: Counter[str] = Counter()  # those that no report would list
 
     def add(self, code: str, message: str, fix: str, line: int, *, column: int = 0, path: str = "") -> None:
         """Keep an error for ``hand_over``."""
-        self._found.append(Finding(code, Severity.ERROR, message, fix, line, column, path, self._file))
+        if len(self._found) < 20 * MAX_ERRORS:
+            self._found.append(Finding(code, Severity.ERROR, message, fix, line, column, path, self._file))
+        else:
+            self._more[code] += 1
 
     def hand_over(self) -> None:
         """Give the report what was kept, in the order of the lines."""
         for finding in sorted(self._found, key=lambda each: each.line):
             self._report.add(finding)
+        for code, count in self._more.items():
+            self._report.counts.setdefault(code, Count(Severity.ERROR)).count += count
         self._found.clear()
+        self._more.clear()

@@ -313,6 +313,18 @@ def test_a_file_beyond_the_limit_is_not_read_on():
     assert codes(report) == {"too_large": 1}
 
 
+def test_a_hopeless_file_is_not_read_to_its_end():
+    def endless():
+        for _ in range(100):
+            yield b"{}\n" * 50_000
+        raise AssertionError("read on")
+
+    report, _, _ = check(endless())
+    assert codes(report)["too_many_errors"] == 1
+    assert codes(report)["wrong_type"] > 100_000
+    assert len(report.findings) == MAX_ERRORS
+
+
 def test_statistics():
     records = [*GOOD, chat("Сколько стоит?", "Двадцать рублей."), chat("多少钱?", "二十元。")]
     statistics = check(lines(records))[0].statistics
