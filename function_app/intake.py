@@ -30,7 +30,7 @@ COMPANIONS = (RECIPE, TOKENIZER, *HELD_OUT)  # files of a model's folder that ar
 UNPLACED = "unplaced"  # the model of a run whose file lies where no model can be read from its path
 # Bytes that are read of a companion: more than any good one has, and what is longer is refused for its length.
 COMPANION_LIMIT = {RECIPE: 1 << 17, TOKENIZER: 1 << 26}
-PIECE = 2 << 20  # bytes of a range that is read and of a block that is written; about ten of them are held
+PIECE = 1 << 20  # bytes of a range that is read and of a block that is written; about ten of them are held
 HEAD = 64 * 1024  # bytes by which a file of another format is recognised
 
 

@@ -29,7 +29,7 @@ Write = Callable[[bytes], object]
 MAX_LINE = 8 * 1024 * 1024  # bytes; a longer line is no example, and would cost memory
 MAX_BYTES = 16 * 1024**3  # unpacked; a function has ten minutes, and a file of this size needs most of them
 MAX_COUNTED = 100_000  # errors; to explain one takes twenty times as long as to read a good line
-BLOCK = 256 * 1024  # bytes that are worked on at once: what is made of them fits a core's cache
+BLOCK = 512 * 1024  # bytes that are worked on at once: what is made of them fits a core's cache
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -192,25 +192,25 @@ class Check:
         if not end:
             self._hold(chunk)
             return
-        start = 0
-        if self._held_size > self.limits.max_line:
-            start = chunk.index(b"\n") + 1
-            self._too_long(self._held_size + start)
-            lines = chunk[start:end]
-        else:
-            lines = b"".join((*self._held, memoryview(chunk)[:end]))
-        self._held, self._held_size = [], 0
-        self._hold(chunk[end:])
         size = min(BLOCK, self.limits.max_line)
         start = 0
-        while start < len(lines) and not self.refused:
+        if self._held_size:
+            # The line that began in the chunk before is a block of its own.
+            start = chunk.index(b"\n") + 1
+            if self._held_size + start > self.limits.max_line:
+                self._too_long(self._held_size + start)
+            else:
+                self._block(b"".join((*self._held, chunk[:start])))
+            self._held, self._held_size = [], 0
+        while start < end and not self.refused:
             # What is larger than a block is a single line.
-            stop = lines.rfind(b"\n", start, start + size) + 1 or lines.index(b"\n", start) + 1
+            stop = chunk.rfind(b"\n", start, start + size) + 1 or chunk.index(b"\n", start) + 1
             if stop - start > self.limits.max_line:
                 self._too_long(stop - start)
             else:
-                self._block(lines[start:stop])
+                self._block(chunk[start:stop])
             start = stop
+        self._hold(chunk[end:])
 
     def _hold(self, part: bytes) -> None:
         self._held_size += len(part)

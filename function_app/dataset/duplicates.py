@@ -18,7 +18,7 @@ import numpy as np
 
 from .block import Block
 
-EXACT = 1 << 20  # fingerprints kept: 12 bytes each
+EXACT = 1 << 19  # fingerprints kept: 12 bytes each
 NEAR = 250_000  # records compared: 36 bytes each
 PERMUTATIONS, ALIKE = 8, 7
 WINDOW = 8  # bytes of a piece: about a word and a half
@@ -144,7 +144,7 @@ class Duplicates:
     def _add_near(self, block: Block, fingerprints: Array, lines: Array, held_out: Array) -> None:
         if self._thinness is None:
             length = float((block.ends - block.body_starts).mean())
-            self._thinness = 0 if length < 1024 else 1 if length < 8192 else 15
+            self._thinness = 0 if length < 1024 else 1 if length < 3072 else 3 if length < 12288 else 15
         minima, pieces = sketch(block.data, block.body_starts, block.ends, self._thinness)
         kept = pieces >= MIN_PIECES
         minima = minima[kept]
@@ -181,17 +181,17 @@ def sketch(data: bytes, starts: Array, ends: Array, thinness: int) -> tuple[Arra
     if thinness:
         chosen = hashes & np.uint64(thinness) == 0
         places, hashes = places[chosen], hashes[chosen]
-    record = np.searchsorted(ends, places)  # in a separator, it is the next one's, and before its start
-    inside = (places >= starts[record]) & (places + WINDOW <= ends[record])
-    record, hashes = record[inside], hashes[inside]
-    pieces = np.bincount(record, minlength=len(ends))
+    # Pieces within each record; those in a separator or across an end are in none.
+    first, last = np.searchsorted(places, starts), np.searchsorted(places, ends - WINDOW, side="right")
+    pieces = np.maximum(last - first, 0)
+    taken = np.arange(int(pieces.sum())) + np.repeat(first - (np.cumsum(pieces) - pieces), pieces)
+    hashes = hashes[taken]
+    rows = np.flatnonzero(pieces)
+    begins_at = (np.cumsum(pieces) - pieces)[rows]
     minima = np.full((len(ends), PERMUTATIONS), np.iinfo(np.uint64).max, np.uint64)
-    if len(record):
-        first = np.flatnonzero(np.diff(record, prepend=-1))
-        rows = record[first]
-        for index, multiplier in enumerate(_MULTIPLIERS):
-            permuted = (hashes ^ multiplier) * multiplier
-            minima[rows, index] = np.minimum.reduceat(permuted ^ (permuted >> np.uint64(31)), first)
+    for index, multiplier in enumerate(_MULTIPLIERS if len(rows) else ()):
+        permuted = (hashes ^ multiplier) * multiplier
+        minima[rows, index] = np.minimum.reduceat(permuted ^ (permuted >> np.uint64(31)), begins_at)
     return minima, pieces
 
 
