@@ -15,6 +15,7 @@ from azure.core.exceptions import (
 
 from . import intake, release
 from .blob_ranges import Replaced
+from .dataset.wording import duration
 from .engines import command
 from .errors import StepError, TransientError, UserError
 from .lifecycle import (
@@ -121,8 +122,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
     match step:
         case Validate():
             intake.take_in(run, lambda recipe: _measured(runs, run, recipe))
-            counts = run.numbers["dataset"]
-            run.move(Stage.VALIDATED, f"{counts['train']} records to train on, {counts['eval']} held out", utc_now())
+            run.move(Stage.VALIDATED, _taken_in(run), utc_now())
         case SubmitJob():
             run.links["job"] = command.submit(run, _recipe(run))
             run.move(Stage.TRAINING, f"job {run.id} submitted", utc_now())
@@ -156,6 +156,15 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
         case Wait() | Nothing():
             return
     log.info("step run_id=%s kind=%s stage=%s", run.id, type(step).__name__, run.stage)
+
+
+def _taken_in(run: Run) -> str:
+    counts, plan = run.numbers["dataset"], run.numbers.get("estimate")
+    sizes = f"{counts['train']:,} records to train on, {counts['eval']:,} held out"
+    if not plan:
+        return sizes
+    time = "" if plan["seconds"] is None else f", about {duration(plan['seconds'])} of training"
+    return f"{sizes}; {plan['steps']:,} steps{time}"
 
 
 def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
