@@ -163,7 +163,7 @@ def _taken_in(run: Run) -> str:
     sizes = f"{counts['train']:,} records to train on, {counts['eval']:,} held out"
     if not plan:
         return sizes
-    time = "" if plan["seconds"] is None else f", about {duration(plan['seconds'])} of training"
+    time = "" if plan["seconds"] is None else f", {duration(plan['seconds'])} of training"
     return f"{sizes}; {plan['steps']:,} steps{time}"
 
 
