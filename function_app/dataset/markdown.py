@@ -108,7 +108,10 @@ def _errors(report: Report) -> list[str]:
     lines += ["", note] if note else []
     places = any(finding.column or finding.path for finding in errors)
     head = ["line", "where in it", "what was found", "what to do"]
-    rows = [[_line(f), _within(f), escape(f.message), escape(f.fix)] for f in errors]
+    alike: dict[tuple[str, ...], list[Finding]] = {}
+    for error in errors:  # a file has one mistake a hundred times rather than a hundred mistakes
+        alike.setdefault((error.file, _within(error), escape(error.message), escape(error.fix)), []).append(error)
+    rows = [[_ranges(same), *key[1:]] for key, same in alike.items()]
     if not places:
         head, rows = [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
     lines += ["", f"| {' | '.join(head)} |", f"| ---: |{' --- |' * (len(head) - 1)}"]
@@ -149,6 +152,20 @@ def _line(finding: Finding) -> str:
     """``3``, or ``eval.jsonl 3``; a dash for the file as a whole."""
     line = str(finding.line or "")
     return f"{code(finding.file)} {line}".rstrip() if finding.file else line or "–"
+
+
+def _ranges(findings: list[Finding]) -> str:
+    """The lines of findings in one file: ``3, 7–12``, or ``eval.jsonl 3, 7–12``."""
+    numbers = sorted({finding.line for finding in findings})
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1 and number > 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    shown = ", ".join(f"{first}–{last}" if first < last else str(first) for first, last in runs)
+    file = findings[0].file
+    return f"{code(file)} {shown if numbers != [0] else ''}".rstrip() if file else shown if numbers != [0] else "–"
 
 
 def _within(finding: Finding) -> str:

@@ -120,7 +120,7 @@ def test_the_first_line_is_the_verdict() -> None:
 
 def test_a_rejected_file_says_line_place_finding_and_fix_and_that_nothing_was_trained() -> None:
     page = markdown(rejected())
-    assert ["2", "messages[0].role", "Unknown role human.", "Write user."] in rows(page, "line")
+    assert ["1–3", "messages[0].role", "Unknown role human.", "Write user."] in rows(page, "line")
     assert ["unknown_role", "3", CODES["unknown_role"][1]] in rows(page, "rule")
     assert "Nothing was trained" in page
     assert "listed." not in page
@@ -129,8 +129,17 @@ def test_a_rejected_file_says_line_place_finding_and_fix_and_that_nothing_was_tr
 def test_it_says_how_many_errors_are_not_listed() -> None:
     page = markdown(rejected(1234))
     assert "The first 100 of 1,234 are listed." in page
-    assert len(rows(page, "line")) == 101
+    assert [row[0] for row in rows(page, "line")] == ["line", "1–100"]
     assert "The first 100 of 1,234 are listed." in plain(rejected(1234))
+
+
+def test_lines_with_the_same_mistake_share_a_row_and_those_of_another_file_have_their_own() -> None:
+    report = Report()
+    for line in (1, 2, 3, 7, 9, 10):
+        report.error("invalid_json", "Not valid JSON.", "Mend it.", line=line)
+    report.error("invalid_json", "Not valid JSON.", "Mend it.", line=4, file="eval.jsonl")
+    report.error("too_few_records", "7 records.", "Add more.")
+    assert [row[0] for row in rows(markdown(report), "line")] == ["line", "1–3, 7, 9–10", "eval.jsonl 4", "–"]
 
 
 def test_errors_of_the_file_as_a_whole_and_then_the_most_frequent_come_first() -> None:
