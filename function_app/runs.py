@@ -34,6 +34,7 @@ class Stage(StrEnum):
 
 LATE = timedelta(minutes=2)  # a message that is this much overdue is lost
 LONGEST_INVOCATION = timedelta(minutes=12)  # host.json's functionTimeout, and something for the clocks
+PAGE = 500  # blobs that are asked for at once in a listing
 ENDS = frozenset({Stage.LIVE, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED, Stage.RETIRED})
 
 
@@ -148,8 +149,8 @@ class RunStore(Protocol):
     def get(self, id: str) -> tuple[Run, str] | None:
         """The record and its ETag, or None."""
 
-    def create(self, run: Run) -> bool:
-        """Store a new record; False when one is there already."""
+    def create(self, run: Run) -> str:
+        """Store a new record and return its ETag; "" when one is there already."""
 
     def save(self, run: Run, etag: str) -> str:
         """Replace the record that had ``etag`` and return the new ETag. Raises Conflict."""
@@ -171,12 +172,11 @@ class BlobRunStore:
             return None
         return msgspec.json.decode(stream.readall(), type=Run), stream.properties.etag
 
-    def create(self, run: Run) -> bool:
+    def create(self, run: Run) -> str:
         try:
-            self._upload(run, overwrite=False)
+            return self._upload(run, overwrite=False)
         except ResourceExistsError:
-            return False
-        return True
+            return ""
 
     def save(self, run: Run, etag: str) -> str:
         try:
@@ -185,9 +185,11 @@ class BlobRunStore:
             raise Conflict(run.id) from error
 
     def summaries(self, prefix: str = "") -> Iterator[Summary]:
-        for blob in self._container.list_blobs(name_starts_with=prefix, include=["metadata"]):
-            known = blob.metadata or {}
-            if "/" in blob.name or not blob.name.endswith(".json") or "stage" not in known:
+        # With the delimiter a run's splits come as one name, and a page is parsed as a whole: both keep memory flat.
+        listing = self._container.walk_blobs(prefix, include=["metadata"], delimiter="/", results_per_page=PAGE)
+        for blob in listing:
+            known = getattr(blob, "metadata", None) or {}
+            if not blob.name.endswith(".json") or "stage" not in known:
                 continue
             yield Summary(
                 id=blob.name.removesuffix(".json"),
