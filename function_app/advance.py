@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import math
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import azure.functions as func
@@ -124,12 +125,10 @@ def _behind() -> bool:
     for message in azure_clients.runs_queue().peek_messages(max_messages=32):
         if message.dequeue_count:
             continue  # it failed and came back, which says nothing of the others
-        due = message.inserted_on
-        try:
+        due = message.inserted_on or utc_now()
+        with suppress(ValueError, TypeError, KeyError):  # sent for now, or by somebody else
             # One that was sent ahead is older than the time for which it was sent.
             due = max(due, datetime.fromisoformat(json.loads(base64.b64decode(message.content))["at"]))
-        except (ValueError, TypeError, KeyError):
-            pass  # sent for now, or by somebody else
         if due < utc_now() - BEHIND:
             return True
     return False

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import BlobProperties, ContainerClient
 
 
 class Stage(StrEnum):
@@ -185,10 +185,11 @@ class BlobRunStore:
             raise Conflict(run.id) from error
 
     def summaries(self, prefix: str = "") -> Iterator[Summary]:
-        # With the delimiter a run's splits come as one name, and a page is parsed as a whole: both keep memory flat.
-        listing = self._container.walk_blobs(prefix, include=["metadata"], delimiter="/", results_per_page=PAGE)
-        for blob in listing:
-            known = getattr(blob, "metadata", None) or {}
+        # A walk leaves out what lies below `<run-id>/`, and a page is parsed as a whole: so memory stays flat.
+        for blob in self._container.walk_blobs(prefix, include=["metadata"], results_per_page=PAGE):
+            if not isinstance(blob, BlobProperties):
+                continue
+            known = blob.metadata or {}
             if not blob.name.endswith(".json") or "stage" not in known:
                 continue
             yield Summary(
