@@ -31,7 +31,7 @@ from tests.local_azure import LocalAzure, local_azure
 from .measure import Measure
 
 GOOD, BROKEN, OVERWRITTEN = 1_000, 20, 20
-MARKS = (200, 600)  # after so many files the memory is looked at, and at the end again
+MARKS = (200, 400, 600, 800)  # after so many files the memory is looked at, and at the end again
 RECORDS = 20  # of a file
 UPLOADS = 16  # at once
 LIMIT = 1500.0  # seconds until each file's job must have been submitted
@@ -139,8 +139,8 @@ def settle(azure: LocalAzure, dropped: list[Dropped], limit: float) -> dict[str,
     deadline = time.monotonic() + limit
     while True:
         stages: dict[str, list[str]] = {}
-        for blob in runs.list_blobs(include=["metadata"]):
-            if "/" not in blob.name and blob.metadata:
+        for blob in runs.walk_blobs(include=["metadata"]):  # without the splits below
+            if getattr(blob, "metadata", None):
                 stages.setdefault(blob.metadata["model"], []).append(blob.metadata["stage"])
         moving = {"received", "validated"}
         missing = [
@@ -152,7 +152,7 @@ def settle(azure: LocalAzure, dropped: list[Dropped], limit: float) -> dict[str,
         assert time.monotonic() < deadline, f"after {limit:.0f} s {len(missing)} files wait, {missing[:5]} among them"
         time.sleep(pause)
     found: dict[str, list[Json]] = {}
-    names = [blob.name for blob in runs.list_blobs() if "/" not in blob.name]
+    names = [blob.name for blob in runs.walk_blobs() if "/" not in blob.name]
     with ThreadPoolExecutor(UPLOADS) as pool:
         for raw in pool.map(lambda name: runs.download_blob(name).readall(), names):
             record: Json = json.loads(raw)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -152,9 +152,6 @@ class Control:
 def control_app(control: Control) -> Starlette:
     """The TLS side: ``/metadata``, ``/inference`` and everything of Resource Manager."""
 
-    async def metadata(_: Request) -> Response:
-        return JSONResponse(workspaces.cloud_metadata(control.urls["arm"]))
-
     async def discovery(_: Request) -> Response:
         return JSONResponse(workspaces.discovery(control.urls["arm"]))
 
@@ -167,7 +164,7 @@ def control_app(control: Control) -> Starlette:
     methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
     return Starlette(
         routes=[
-            Route("/metadata/endpoints", metadata),
+            Route("/metadata/endpoints", _metadata(control)),
             Route("/discovery", discovery),
             Route("/_emulator/health", health),
             Route("/inference/{endpoint}/{path:path}", control.inference.answer, methods=methods),
@@ -175,6 +172,15 @@ def control_app(control: Control) -> Starlette:
             Route("/{path:path}", resource_manager, methods=methods),
         ]
     )
+
+
+def _metadata(control: Control) -> Callable[[Request], Awaitable[Response]]:
+    """The cloud's endpoints: over TLS, as in Azure, and without, for the function app (app_environment says why)."""
+
+    async def metadata(_: Request) -> Response:
+        return JSONResponse(workspaces.cloud_metadata(control.urls["arm"]))
+
+    return metadata
 
 
 class Server(uvicorn.Server):
@@ -208,8 +214,10 @@ async def serve(home: Home, state: State, event_copies: int = 1) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    identity = identity_app(control.authority, state.identity_header)
+    identity.router.routes.append(Route("/metadata/endpoints", _metadata(control)))
     servers = [
-        _server(identity_app(control.authority, state.identity_header), state.ports["identity"], control.faults),
+        _server(identity, state.ports["identity"], control.faults),
         _server(control_app(control), state.ports["arm"], control.faults, home.path / "certificates"),
     ]
     tasks = [asyncio.create_task(server.serve()) for server in servers]

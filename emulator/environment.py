@@ -59,10 +59,15 @@ def sdk_environment(home: Home, state: State) -> dict[str, str]:
 
 def app_environment(home: Home, state: State) -> dict[str, str]:
     """The function app's settings: the SDKs' variables, emulator.yaml's app_settings and the hashes of the API keys."""
+    where = urls(state)
     return {
         **sdk_environment(home, state),
-        "AzureWebJobsStorage__blobServiceUri": urls(state)["blob"],
-        "AzureWebJobsStorage__queueServiceUri": urls(state)["queue"],
+        # azure-ai-ml asks for a cloud that it does not know by heart at each call, on a new connection. By TLS that
+        # takes more of the processor than all else a job's submission does; in Azure it asks for nothing. The cloud is
+        # the one whose Resource Manager the URL names somewhere.
+        "ARM_CLOUD_METADATA_URL": f"{where['identity']}/metadata/endpoints?resourceManager={where['arm']}/",
+        "AzureWebJobsStorage__blobServiceUri": where["blob"],
+        "AzureWebJobsStorage__queueServiceUri": where["queue"],
         "FUNCTIONS_WORKER_RUNTIME": "python",
         "PYTHON_ENABLE_INIT_INDEXING": "1",
         **home.project.app_settings,

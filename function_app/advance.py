@@ -1,8 +1,10 @@
 """What moves runs: the queue trigger that reads, observes, acts and saves; the sweep; the poison queue."""
 
+import base64
 import json
 import logging
 import math
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import azure.functions as func
@@ -10,7 +12,20 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from . import azure_clients, intake
 from .lifecycle import Finish, Wait
-from .runs import ENDS, LATE, BlobRunStore, Conflict, DatasetVersion, Run, RunStore, Stage, new_run, run_id, utc_now
+from .runs import (
+    ENDS,
+    LATE,
+    PAGE,
+    BlobRunStore,
+    Conflict,
+    DatasetVersion,
+    Run,
+    RunStore,
+    Stage,
+    new_run,
+    run_id,
+    utc_now,
+)
 from .settings import settings
 from .steps import clean_up, finish, take
 
@@ -21,6 +36,9 @@ MAX_STEPS = 30  # of one invocation; a whole run has fewer
 MAX_DELAY = timedelta(days=6)  # a queue message can be hidden for seven
 CLEAN_UP_AGAIN = timedelta(seconds=20)  # a job or a deployment takes a while to stop
 MAX_REVIVALS, REVIVE_AFTER = 3, timedelta(minutes=15)
+# A queue whose next message has waited this long is behind. Shorter than the time between two sweeps, so that what one
+# has woken is not woken again by the next while it waits.
+BEHIND = timedelta(seconds=10)
 
 
 def store() -> RunStore:
@@ -74,10 +92,20 @@ def bury_run(message: func.QueueMessage) -> None:
 @blueprint.timer_trigger(arg_name="timer", schedule="%SWEEP_SCHEDULE%")
 def sweep(timer: func.TimerRequest) -> None:
     """Find what was forgotten: files without a run, runs without a message."""
-    known = {summary.id: summary for summary in store().summaries()}
-    now = utc_now()
-    woken = 0
-    for blob in azure_clients.container(settings().datasets_container).list_blobs():
+    # As long as messages wait for their turn, a file without a record is most likely one whose message is among them.
+    # Waking it would make the queue longer, at every sweep again. A message that is really lost is found once the
+    # queue is short, and that is soon: with a long one Azure starts more instances.
+    if _behind():
+        log.info("sweep put_off=queue late=%s", timer.past_due)
+        return
+    known: set[str] = set()
+    woken, now = 0, utc_now()
+    for summary in store().summaries():
+        known.add(summary.id)
+        if (summary.stage not in ENDS or summary.cleanup) and summary.overdue < now:
+            wake(summary.id)
+            woken += 1
+    for blob in azure_clients.container(settings().datasets_container).list_blobs(results_per_page=PAGE):
         model = intake.model_of(blob.name)
         if model is None:
             continue
@@ -87,12 +115,23 @@ def sweep(timer: func.TimerRequest) -> None:
         if id not in known and blob.last_modified < now - LATE:
             wake(id, {"blob": blob.name, "etag": etag})
             woken += 1
-    for summary in known.values():
-        if (summary.stage not in ENDS or summary.cleanup) and summary.overdue < now:
-            wake(summary.id)
-            woken += 1
     if woken:
         log.info("sweep woken=%d late=%s", woken, timer.past_due)
+
+
+def _behind() -> bool:
+    """Whether messages wait longer for their turn than they should. By the queue's front, not by its length: that
+    counts also the messages that were sent ahead, one for each run that waits."""
+    for message in azure_clients.runs_queue().peek_messages(max_messages=32):
+        if message.dequeue_count:
+            continue  # it failed and came back, which says nothing of the others
+        due = message.inserted_on or utc_now()
+        with suppress(ValueError, TypeError, KeyError):  # sent for now, or by somebody else
+            # One that was sent ahead is older than the time for which it was sent.
+            due = max(due, datetime.fromisoformat(json.loads(base64.b64decode(message.content))["at"]))
+        if due < utc_now() - BEHIND:
+            return True
+    return False
 
 
 def _parse(body: bytes) -> dict | None:  # type: ignore[type-arg]
@@ -153,8 +192,9 @@ def _receive(runs: RunStore, id: str, dataset: dict[str, str] | None) -> tuple[R
         return None
     model = intake.model_of(blob) or intake.UNPLACED
     version = DatasetVersion(blob, etag, properties.size, properties.last_modified)
-    runs.create(new_run(model, version, utc_now()))
-    return runs.get(id)
+    run = new_run(model, version, utc_now())
+    created = runs.create(run)
+    return (run, created) if created else runs.get(id)
 
 
 def _clean_up(runs: RunStore, run: Run, etag: str, at: str) -> None:

@@ -1,5 +1,11 @@
-"""Event Grid triggers: an event becomes a run id on the queue; nothing else, and never an error."""
+"""Event Grid triggers: an event becomes a run id on the queue; nothing else, and never an error.
 
+Both are coroutines, and send their message in a thread of the event loop's own: plain functions would wait in the
+worker's few threads behind files that are being checked, and what Event Grid does not get an answer to within 30
+seconds it sends again, later and later.
+"""
+
+import asyncio
 import logging
 from typing import Any
 from urllib.parse import unquote
@@ -28,7 +34,7 @@ COMMITS = ("PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose")
 
 
 @blueprint.event_grid_trigger(arg_name="event")
-def on_dataset_uploaded(event: func.EventGridEvent) -> None:
+async def on_dataset_uploaded(event: func.EventGridEvent) -> None:
     """BlobCreated in the datasets container: ask for its run."""
     data = _data(event)
     name = _blob_name(event.subject or "")
@@ -41,12 +47,12 @@ def on_dataset_uploaded(event: func.EventGridEvent) -> None:
     if model is None:
         return  # a recipe or a held-out file: read when the next dataset comes
     id = run_id(model, name, etag)
-    wake(id, {"blob": name, "etag": etag})
+    await asyncio.to_thread(wake, id, {"blob": name, "etag": etag})
     log.info("event id=%s run_id=%s", event.id, id)
 
 
 @blueprint.event_grid_trigger(arg_name="event")
-def on_job_event(event: func.EventGridEvent) -> None:
+async def on_job_event(event: func.EventGridEvent) -> None:
     """A job of Azure ML changed its status: look at its run. Jobs of others have no record and are dropped there."""
     data = _data(event)
     id = _get(data, "runId") or (event.subject or "").rpartition("/runs/")[2]
@@ -55,7 +61,7 @@ def on_job_event(event: func.EventGridEvent) -> None:
     if not ours or (isinstance(tags, dict) and tags and _get(tags, "run_id") != id):
         log.info("event id=%s ignored: not a job of ours", event.id)
         return
-    wake(id)
+    await asyncio.to_thread(wake, id)
     log.info("event id=%s run_id=%s", event.id, id)
 
 

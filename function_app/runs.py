@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import BlobProperties, ContainerClient
 
 
 class Stage(StrEnum):
@@ -34,6 +34,7 @@ class Stage(StrEnum):
 
 LATE = timedelta(minutes=2)  # a message that is this much overdue is lost
 LONGEST_INVOCATION = timedelta(minutes=12)  # host.json's functionTimeout, and something for the clocks
+PAGE = 500  # blobs that are asked for at once in a listing
 ENDS = frozenset({Stage.LIVE, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED, Stage.RETIRED})
 
 
@@ -148,8 +149,8 @@ class RunStore(Protocol):
     def get(self, id: str) -> tuple[Run, str] | None:
         """The record and its ETag, or None."""
 
-    def create(self, run: Run) -> bool:
-        """Store a new record; False when one is there already."""
+    def create(self, run: Run) -> str:
+        """Store a new record and return its ETag; "" when one is there already."""
 
     def save(self, run: Run, etag: str) -> str:
         """Replace the record that had ``etag`` and return the new ETag. Raises Conflict."""
@@ -171,12 +172,11 @@ class BlobRunStore:
             return None
         return msgspec.json.decode(stream.readall(), type=Run), stream.properties.etag
 
-    def create(self, run: Run) -> bool:
+    def create(self, run: Run) -> str:
         try:
-            self._upload(run, overwrite=False)
+            return self._upload(run, overwrite=False)
         except ResourceExistsError:
-            return False
-        return True
+            return ""
 
     def save(self, run: Run, etag: str) -> str:
         try:
@@ -185,9 +185,12 @@ class BlobRunStore:
             raise Conflict(run.id) from error
 
     def summaries(self, prefix: str = "") -> Iterator[Summary]:
-        for blob in self._container.list_blobs(name_starts_with=prefix, include=["metadata"]):
+        # A walk leaves out what lies below `<run-id>/`, and a page is parsed as a whole: so memory stays flat.
+        for blob in self._container.walk_blobs(prefix, include=["metadata"], results_per_page=PAGE):
+            if not isinstance(blob, BlobProperties):
+                continue
             known = blob.metadata or {}
-            if "/" in blob.name or not blob.name.endswith(".json") or "stage" not in known:
+            if not blob.name.endswith(".json") or "stage" not in known:
                 continue
             yield Summary(
                 id=blob.name.removesuffix(".json"),

@@ -3,7 +3,9 @@
 Azure is a stand-in here, because what is tested is what the app makes of its failures; tests/e2e has the real parts.
 """
 
+import base64
 import copy
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -40,11 +42,11 @@ class MemoryStore:
         found = self.records.get(id)
         return (copy.deepcopy(found[0]), str(found[1])) if found else None
 
-    def create(self, run: Run) -> bool:
+    def create(self, run: Run) -> str:
         if run.id in self.records:
-            return False
+            return ""
         self.records[run.id] = (copy.deepcopy(run), 1, self._clock())
-        return True
+        return "1"
 
     def save(self, run: Run, etag: str) -> str:
         self.before_save()
@@ -63,6 +65,15 @@ class MemoryStore:
                 )
 
 
+class Peeked:
+    """A message at the front of the queue, in base64 as our client peeks it."""
+
+    def __init__(self, id: str, inserted_on: datetime, at: str, tries: int) -> None:
+        content = {"run_id": id, "at": at} if at else {"run_id": id}
+        self.content = base64.b64encode(json.dumps(content).encode()).decode()
+        self.inserted_on, self.dequeue_count = inserted_on, tries
+
+
 class World:
     """The store, the queue and Azure, as the app under test sees them."""
 
@@ -75,8 +86,10 @@ class World:
         self.traffic: dict[str, int] = {}
         self.done: list[str] = []
         self.failure: Exception | None = None
+        self.tries = 0  # of the messages that wait
         monkeypatch.setattr(advance, "store", lambda: self.store)
         monkeypatch.setattr(advance, "wake", self._wake)
+        monkeypatch.setattr(advance.azure_clients, "runs_queue", lambda: self)
         monkeypatch.setattr(advance, "utc_now", lambda: self.now)
         monkeypatch.setattr(steps, "utc_now", lambda: self.now)
         monkeypatch.setattr(intake, "take_in", self._take_in)
@@ -89,6 +102,11 @@ class World:
     def _take_in(self, run: Run, measured: object = None) -> None:
         run.numbers["dataset"] = {"train": 9, "eval": 1}
         run.fingerprint = run.dataset.etag
+
+    def peek_messages(self, max_messages: int) -> list["Peeked"]:
+        """What is visible, as azure-storage-queue shows it; one that was sent ahead was sent at the START."""
+        due = [message for message in self.messages if message[0] <= self.now]
+        return [Peeked(id, START if at else sent, at, self.tries) for sent, id, at in due][:max_messages]
 
     def _azure(self, what: str) -> None:
         if self.failure is not None:
@@ -347,30 +365,48 @@ class Blob:
         self.name, self.etag, self.last_modified = name, f'"{etag}"', changed
 
 
-def test_the_sweep_finds_files_without_a_run_and_runs_without_a_message(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Datasets:
-        def list_blobs(self) -> list[Blob]:
-            return [
-                Blob("support/a.jsonl", "0x1", START - timedelta(hours=1)),
-                Blob("support/recipe.yaml", "0x2", START - timedelta(hours=1)),
-                Blob("support/lost.jsonl", "0x3", START - timedelta(hours=1)),
-                Blob("support/young.jsonl", "0x4", START),
-            ]
+class Datasets:
+    def __init__(self, *blobs: Blob) -> None:
+        self._blobs = blobs
+
+    def list_blobs(self, **_: object) -> list[Blob]:
+        return list(self._blobs)
+
+
+@pytest.fixture
+def datasets(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what lies in the datasets container."""
 
     class Names:
         datasets_container = "datasets"
 
-    monkeypatch.setattr(advance, "settings", Names)
-    monkeypatch.setattr(advance.azure_clients, "container", lambda _: Datasets())
+    def put(*blobs: Blob) -> None:
+        monkeypatch.setattr(advance, "settings", Names)
+        monkeypatch.setattr(advance.azure_clients, "container", lambda _: Datasets(*blobs))
+
+    return put
+
+
+def sweep() -> None:
+    advance.sweep.build().get_user_function()(Timer())
+
+
+def test_the_sweep_finds_files_without_a_run_and_runs_without_a_message(
+    world: World, datasets: Callable[..., None]
+) -> None:
+    datasets(
+        Blob("support/a.jsonl", "0x1", START - timedelta(hours=1)),
+        Blob("support/recipe.yaml", "0x2", START - timedelta(hours=1)),
+        Blob("support/lost.jsonl", "0x3", START - timedelta(hours=1)),
+        Blob("support/young.jsonl", "0x4", START),
+    )
     waiting = world.drop("0x1")
     advance.advance(waiting.id)
     lost = run_id("support", "support/lost.jsonl", "0x3")
 
     def swept() -> list[str]:
         world.messages.clear()
-        advance.sweep.build().get_user_function()(Timer())
+        sweep()
         return [id for _, id, _ in world.messages]
 
     assert swept() == [lost]
@@ -380,6 +416,36 @@ def test_the_sweep_finds_files_without_a_run_and_runs_without_a_message(
     world.job = JobSeen("Completed")
     world.deliver()
     assert world.run(waiting).stage == Stage.LIVE
+
+
+def test_sweeps_do_not_make_a_long_queue_longer(world: World, datasets: Callable[..., None]) -> None:
+    datasets(*(Blob("support/a.jsonl", f"0x{number}", START - timedelta(hours=1)) for number in range(100)))
+    sweep()  # all events were lost: each file is woken
+    assert len(world.messages) == 100
+    for _ in range(30):
+        world.pass_time(seconds=20)
+        world.messages.pop(0)  # one message in 20 s: the queue is behind
+        sweep()
+    assert len(world.messages) == 70
+    world.messages.clear()
+    sweep()  # none of the files has its record yet, and now no message either
+    assert len(world.messages) == 100
+
+
+def test_messages_that_were_sent_ahead_or_came_back_do_not_put_off_the_sweep(
+    world: World, datasets: Callable[..., None]
+) -> None:
+    datasets(Blob("support/lost.jsonl", "0x3", START - timedelta(hours=1)))
+    world.messages = [(START + timedelta(minutes=5), "ahead", (START + timedelta(minutes=5)).isoformat())]
+    world.pass_time(minutes=5, seconds=1)
+    sweep()  # the message was sent five minutes ago, but is due only now
+    assert len(world.messages) == 2
+    world.pass_time(minutes=1)
+    sweep()
+    assert len(world.messages) == 2
+    world.tries = 3  # they fail, again and again: the sweep goes on
+    sweep()
+    assert len(world.messages) == 3
 
 
 class Timer:

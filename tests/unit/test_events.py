@@ -1,5 +1,7 @@
 """Event Grid triggers: an event becomes a message or nothing, never an error."""
 
+import asyncio
+import inspect
 from typing import Any
 
 import azure.functions as func
@@ -41,11 +43,16 @@ def event(kind: str, subject: Any, data: Any) -> func.EventGridEvent:
 
 
 def uploaded(given: Any) -> None:
-    events.on_dataset_uploaded.build().get_user_function()(given)
+    asyncio.run(events.on_dataset_uploaded.build().get_user_function()(given))
 
 
 def job_changed(given: Any) -> None:
-    events.on_job_event.build().get_user_function()(given)
+    asyncio.run(events.on_job_event.build().get_user_function()(given))
+
+
+def test_events_do_not_wait_for_a_thread_in_which_files_are_checked() -> None:
+    for trigger in (events.on_dataset_uploaded, events.on_job_event):
+        assert inspect.iscoroutinefunction(trigger.build().get_user_function())
 
 
 @pytest.mark.parametrize("api", ["PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose"])

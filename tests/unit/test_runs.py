@@ -1,13 +1,15 @@
 """The run record: its id, its names in Azure, and how it survives JSON."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
+from azure.storage.blob import BlobPrefix, BlobProperties
 from hypothesis import given
 from hypothesis import strategies as st
 
 from function_app.intake import MODEL_NAME, UNPLACED, model_of
-from function_app.runs import DatasetVersion, Run, Stage, new_run, run_id
+from function_app.runs import PAGE, BlobRunStore, DatasetVersion, Run, Stage, new_run, run_id
 
 NOW = datetime(2026, 11, 21, 10, 15, 0, 123456, tzinfo=UTC)
 
@@ -47,3 +49,19 @@ def test_which_blobs_start_a_run() -> None:
 def test_any_name_of_a_blob_is_placed_somewhere(name: str) -> None:
     model = model_of(name)
     assert model is None or model == UNPLACED or MODEL_NAME.fullmatch(model)
+
+
+def test_a_listing_of_runs_asks_for_nothing_below_them() -> None:
+    class Container:
+        """Answers as Azure does when asked with a delimiter: blobs, and names of folders."""
+
+        def walk_blobs(self, prefix: str, **options: Any) -> list[BlobProperties | BlobPrefix]:
+            assert options == {"include": ["metadata"], "results_per_page": PAGE}
+            metadata = {"model": "support", "stage": "training", "uploaded_at": NOW.isoformat()}
+            record = BlobProperties(name="support-1.json", metadata=metadata)
+            record.last_modified = NOW
+            notes = BlobProperties(name="support-notes.json", metadata={})
+            return [record, BlobPrefix(prefix="support-1/"), notes]
+
+    summaries = list(BlobRunStore(Container()).summaries("support-"))  # type: ignore[arg-type]
+    assert [(summary.id, summary.stage) for summary in summaries] == [("support-1", Stage.TRAINING)]
