@@ -101,8 +101,18 @@ def _examples(statistics: Statistics, options: dict[str, Any]) -> tuple[int, flo
         return 0, 0.0
     share = records / statistics.records
     copies = round(statistics.with_system * share) if options["copies_without_system"] else 0
+    if statistics.format == "text":  # a long one is trained on in pieces, so nothing of it is lost
+        return round(records * _pieces(statistics, options["max_length"])), statistics.tokens * share
     kept = _kept(statistics, options["max_length"])
     return records + copies, statistics.tokens * share * kept * (records + copies) / records
+
+
+def _pieces(statistics: Statistics, max_length: int) -> float:
+    """The pieces of at most ``max_length`` tokens that a text makes on average, by the histogram as in ``_kept``."""
+    if statistics.record_tokens.max <= max_length:
+        return 1.0
+    buckets = [(0.75 * int(bound), count) for bound, count in statistics.token_histogram.items()]
+    return sum(math.ceil(tokens / max_length) * count for tokens, count in buckets) / statistics.records
 
 
 def _kept(statistics: Statistics, max_length: int) -> float:

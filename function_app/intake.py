@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, NoReturn
 
 import msgspec
-from azure.core.exceptions import ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.storage.blob import BlobProperties, ContainerClient
 
 from . import azure_clients
@@ -157,6 +157,10 @@ def _companions(model: str, metadata: dict[str, str], stack: ExitStack) -> Compa
             known[field] = stream.readall()
         except ResourceNotFoundError:
             continue
+        except HttpResponseError as error:
+            if error.status_code != 416:
+                raise
+            known[field] = b""  # an empty blob has no range
     for name in HELD_OUT:
         try:
             properties = _datasets().get_blob_client(f"{model}/{name}").get_blob_properties()

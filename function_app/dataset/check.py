@@ -27,6 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Write = Callable[[bytes], object]
 
 MAX_LINE = 8 * 1024 * 1024  # bytes; a longer line is no example, and would cost memory
+MAX_LINES = 100_000_000  # blank ones too; short lines take longer than their bytes
 MAX_BYTES = 16 * 1024**3  # unpacked; a function has ten minutes, and a file of this size needs most of them
 MAX_COUNTED = 100_000  # errors; to explain one takes twenty times as long as to read a good line
 BLOCK = 512 * 1024  # bytes that are worked on at once: what is made of them fits a core's cache
@@ -78,6 +79,8 @@ def check_file(
     split = Split(0 if evaluation else holdout, train, held_out)
     check = Check(report, split, tokens, limits, name=name, evaluation=evaluation)
     _feed(check, chunks, name)
+    if tokens.failed:
+        report.error("invalid_tokenizer", str(tokens.failed), TokenizerError.fix, file="tokenizer.json")
     return (split.fingerprint + (evaluation.split.fingerprint * 3 if evaluation else 0)) % 2**64
 
 
@@ -156,7 +159,7 @@ class Check:
             self._take(chunk)
         else:
             self._head.append(chunk)
-            if sum(map(len, self._head)) > formats.HEAD:
+            if self.bytes > formats.HEAD:
                 self._begin()
 
     def finish(self) -> None:
@@ -245,6 +248,13 @@ class Check:
                 "too_many_errors",
                 f"There are more than {MAX_COUNTED:,} errors; what comes after line {self.lines:,} was not read.",
                 "Mend what the first errors have in common; mostly it is one cause.",
+            )
+            return
+        if self.lines > MAX_LINES:
+            self.refuse(
+                "too_large",
+                f"The file has more than {MAX_LINES:,} lines.",
+                "Split it, and train on the parts in turn.",
             )
             return
         if batch.records:

@@ -22,6 +22,7 @@ EXACT = 1 << 19  # fingerprints kept: 12 bytes each
 NEAR = 250_000  # records compared: 36 bytes each
 PERMUTATIONS, ALIKE = 8, 7
 WINDOW = 8  # bytes of a piece: about a word and a half
+REACH = 1 << 18  # bytes of a record that are compared: of the letter u alone, each byte would begin a piece
 # A piece begins at a byte with these six low bits: u, r, 5 and 2; in Cyrillic е and в; in scripts with three bytes a
 # character two bytes of 96. So they are common in every language, and found by comparing bytes.
 BEGINNINGS = (np.uint8(0x35), np.uint8(0x32))
@@ -145,7 +146,8 @@ class Duplicates:
         if self._thinness is None:
             length = float((block.ends - block.body_starts).mean())
             self._thinness = 0 if length < 1024 else 1 if length < 3072 else 3 if length < 12288 else 15
-        minima, pieces = sketch(block.data, block.body_starts, block.ends, self._thinness)
+        ends = np.minimum(block.ends, block.body_starts + REACH)
+        minima, pieces = sketch(block.data[: int(ends[-1]) + WINDOW], block.body_starts, ends, self._thinness)
         kept = pieces >= MIN_PIECES
         minima = minima[kept]
         for name, values in (

@@ -63,11 +63,15 @@ def _judge_size(check: "Check") -> None:
             "Add more; fifty is a good start.",
         )
     elif not check.split.trained and not check.found_errors:
-        report.error(
-            "too_few_records",
-            "Every example is in eval.jsonl too, so none is left to train on.",
-            "Put other examples into eval.jsonl, or delete it to have a split made.",
+        message, fix = (
+            (
+                "Every example is in eval.jsonl too, so none is left to train on.",
+                "Put other examples into eval.jsonl, or delete it to have a split made.",
+            )
+            if check.evaluation
+            else ("All examples are held out, so none is left to train on.", "Set a smaller evaluation.holdout.")
         )
+        report.error("too_few_records", message, fix)
 
 
 def _tell_counted(check: "Check") -> None:

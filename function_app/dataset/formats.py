@@ -125,7 +125,7 @@ def _array(first: bytes, rest: bytes, whole: bool, name: str) -> Foreign | None:
     """A JSON array; None when each line is one, which is told line by line."""
     if not re.match(rb"\[\s*([\[{\"'\]]|$)", first):
         return None  # a section of TOML, a date of a log, a list of numbers
-    if re.match(rb"\[\s*\{?\s*'", first):
+    if re.match(rb"\[\s*(\{\s*)?'", first):
         return PYTHON
     try:
         _document(first)

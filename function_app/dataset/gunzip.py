@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 PIECE = 1 << 20  # bytes of one piece of output at most
+SLICE = 1 << 13  # bytes of input at once: at a member's end zlib copies what is left of them
 _GZIP = 16 + zlib.MAX_WBITS  # zlib reads a gzip header, and checks CRC and length at the end
 
 
@@ -22,9 +23,25 @@ def gunzip(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
     Raises BrokenGzip, after the pieces before the place, when the file is cut off, damaged, no gzip, followed by
     something else, or unpacks to more than ``limit`` bytes.
     """
+    gathered = bytearray()  # of members that are small
+    try:
+        for piece in _pieces(chunks, limit):
+            if gathered and len(gathered) + len(piece) > PIECE:
+                yield bytes(gathered)
+                gathered.clear()
+            gathered += piece
+    except BrokenGzip:
+        if gathered:
+            yield bytes(gathered)
+        raise
+    if gathered:
+        yield bytes(gathered)
+
+
+def _pieces(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
     member = zlib.decompressobj(_GZIP)
     begun, began_at, members, read, unpacked = False, 0, 0, 0, 0
-    for chunk in chunks:
+    for chunk in _slices(chunks):
         rest = chunk
         while rest:
             if not begun:
@@ -51,6 +68,8 @@ def gunzip(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
                 # Output that zlib holds back when all input is used comes with the next: the trailer at the latest.
                 rest = member.unconsumed_tail
         read += len(chunk)
+        if read > limit:  # of members that hold nothing
+            raise BrokenGzip(f"The packed file has more than {_size(limit)}.", "Split it.")
     if begun:
         raise BrokenGzip(
             f"The file ends in the middle: after {read:,} bytes its gzip stream is not complete.",
@@ -58,6 +77,12 @@ def gunzip(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
         )
     if not members:
         raise BrokenGzip("The file is empty; it holds no gzip stream.", "Compress the .jsonl file again, with gzip.")
+
+
+def _slices(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        for start in range(0, len(chunk), SLICE):
+            yield chunk[start : start + SLICE]
 
 
 def _broken(error: zlib.error, members: int, began_at: int, position: int) -> BrokenGzip:

@@ -41,7 +41,11 @@ STARTS: list[tuple[re.Pattern[bytes], str, str]] = [
             "In Python write `record.decode()` instead of `str(record)`.",
         ),
         (rb"'\{", "The line stands in single quotes, as in a shell command.", "Remove the quotes around the record."),
-        (rb"\{\s*'|\[\s*\{?\s*'", "The line is a dict or list as Python prints it: single quotes are not JSON.", DUMPS),
+        (
+            rb"\{\s*'|\[\s*(\{\s*)?'",
+            "The line is a dict or list as Python prints it: single quotes are not JSON.",
+            DUMPS,
+        ),
         (
             rb"<{7} |={7}\s*$|>{7} ",
             "The line is Git's mark of a merge conflict.",

@@ -16,6 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Role = Literal["system", "user", "assistant"]
 MESSAGE_COLUMNS = frozenset({"role", "content", "weight"})
 # Columns without which a record may make no sense: it is looked at more closely.
+MAX_COLUMNS, MAX_NAME = 1000, 100  # names of columns that are kept, and their characters: keys may be data
 SUSPECT = SUSPECT_COLUMNS | {"messages[].tool_calls", "messages[].function_call", "messages[].tool_call_id"}
 
 
@@ -109,6 +110,10 @@ class Reader:
         """
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
+        if block.isspace():
+            lines = block.count(b"\n")
+            self.blank_lines += lines
+            return _batch([], []), lines
         format_ = self.format or _format_of(block.partition(b"\n")[0])
         batch = self._read_at_once(block, number, format_) if format_ else None
         if batch is None:
@@ -133,15 +138,19 @@ class Reader:
         extra = set().union(*(_extra_columns(format_, _columns.decode(line)) for line in _split(block)))
         if extra & SUSPECT:
             return None
-        self.extra_columns |= extra
+        self._note(extra)
         return _batch(records, numbers)
+
+    def _note(self, extra: set[str]) -> None:
+        new = {name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…" for name in extra} - self.extra_columns
+        self.extra_columns.update(sorted(new)[: MAX_COLUMNS - len(self.extra_columns)])
 
     def _read_each(self, block: bytes, first: int) -> tuple[Batch, int]:
         records: list[Any] = []
         numbers: list[int] = []
         lines = _split(block)
         for number, line in enumerate(lines, first):
-            text = line.strip()
+            text = line.rstrip()  # what stands before counts for the columns of errors
             if not text:
                 self.blank_lines += 1
                 continue
@@ -173,7 +182,7 @@ class Reader:
         if extra & SUSPECT and self._explain.loses_its_sense(line, number):
             return None
         self.format = found
-        self.extra_columns |= extra
+        self._note(extra)
         if extra or (found == "chat" and any(message.weight is not None for message in record.messages)):
             self._plain = False
         return record

@@ -14,6 +14,9 @@ FIXES = {
 }
 
 
+REMEMBERED = 100  # roles of an order that is remembered at most: else hostile files would fill the memory with orders
+
+
 class Turns:
     """Checks chats. Orders of roles that were found good are remembered: a file has few of them."""
 
@@ -44,9 +47,12 @@ class Turns:
         return self.good(batch.without(bad), names)
 
     def _remember(self, order: tuple[str, ...]) -> bool:
-        if order not in self._good and _problem(order) is None:
+        if order in self._good:
+            return True
+        good = _problem(order) is None
+        if good and len(order) <= REMEMBERED:
             self._good.add(order)
-        return order in self._good
+        return good
 
     def _explain(self, messages: Sequence[Any], number: int, names: Sequence[str]) -> None:
         for index, message in enumerate(messages):

@@ -6,6 +6,7 @@ leave this module, never what was found.
 
 import re
 import threading
+from array import array
 from collections.abc import Iterator
 
 import hyperscan
@@ -25,20 +26,22 @@ _SECRETS = (
     r"\bpypi-[A-Za-z0-9_-]{50}",
     r"\bxox[abeprs]-[A-Za-z0-9-]{10}",  # Slack
     r"\beyJ[A-Za-z0-9_-]{15,2000}\.eyJ[A-Za-z0-9_-]{15}",  # a signed JSON Web Token
-    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
+    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----",
     r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40}",  # Azure connection strings
     r"[?&]sig=[A-Za-z0-9%]{40}",  # a shared access signature
 )
 _AT = r"[A-Za-z0-9]@[A-Za-z0-9]"
-_DIGITS = r"[2-6][0-9]{3}[ -]?(?:[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}|[0-9]{6}[ -]?[0-9]{5})"
+# Its end is a word's, so that a long run of digits has no candidate at each of them.
+_DIGITS = r"[2-6][0-9]{3}[ -]?(?:[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}|[0-9]{6}[ -]?[0-9]{5})\b"
 _EMAIL, _CARD = len(_SECRETS), len(_SECRETS) + 1
+_CODES = {_EMAIL: "email", _CARD: "card_number"}
 _REACH = 254  # bytes of an address on either side of its @ (RFC 5321)
 
-_local = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._%+-]*\Z")
 _domain = re.compile(rb"@((?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})")
 # Names that belong to nobody (RFC 2606), as they stand in examples and documentation.
 _nobody = re.compile(rb"(?:.*\.)?(?:example(?:\.(?:com|org|net))?|test|invalid|localhost)", re.IGNORECASE)
-_card = re.compile(rb"(?<![0-9])" + _DIGITS.encode() + rb"\Z")
+# Not within a longer number, nor the digits behind a decimal point.
+_card = re.compile(rb"(?<![0-9])(?<![0-9][.,])" + _DIGITS.encode() + rb"\Z")
 
 _database = hyperscan.Database()
 _database.compile(expressions=[pattern.encode() for pattern in (*_SECRETS, _AT, _DIGITS)])
@@ -49,26 +52,28 @@ def find(data: bytes) -> Iterator[tuple[str, int]]:
     """Yield the code (secret, email, card_number) and a place within ``data`` of each finding."""
     if not hasattr(_scratches, "own"):
         _scratches.own = hyperscan.Scratch(_database)
-    found: list[tuple[int, int]] = []
+    # Arrays, and only of what is kept: a line of nothing but digits has a candidate at every byte.
+    patterns, ends = array("B"), array("Q")
 
     def note(pattern: int, _start: int, end: int, _flags: int, _context: object) -> None:
-        found.append((pattern, end))
+        if pattern == _EMAIL:
+            kept = _is_address(data, end - 2)
+        elif pattern == _CARD:
+            kept = _is_card(data, end)
+        else:
+            kept = True
+        if kept:
+            patterns.append(pattern)
+            ends.append(end)
 
     _database.scan(data, match_event_handler=note, scratch=_scratches.own)
-    for pattern, end in found:
-        if pattern == _EMAIL:
-            if _is_address(data, end - 2):
-                yield "email", end - 1
-        elif pattern == _CARD:
-            if _is_card(data, end):
-                yield "card_number", end - 1
-        else:
-            yield "secret", end - 1
+    for pattern, end in zip(patterns, ends, strict=True):
+        yield _CODES.get(pattern, "secret"), end - 1
 
 
 def _is_address(data: bytes, at: int) -> bool:
     domain = _domain.match(data, at, at + _REACH)
-    return domain is not None and bool(_local.search(data, at - 64, at)) and not _nobody.fullmatch(domain[1])
+    return domain is not None and not _nobody.fullmatch(domain[1])
 
 
 def _is_card(data: bytes, end: int) -> bool:

@@ -10,6 +10,7 @@ from .lines import Lines
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Write = Callable[[bytes], object]
+TOGETHER = 1 << 20  # bytes of copies that are written at once
 MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -18,13 +19,13 @@ class Split:
 
     Where a record goes depends on its fingerprint alone, so it stays there when others are added or the file is sorted.
     Of a small file the fingerprints may choose none: until one is held out, the record nearest to the border is kept
-    aside, and at the end it is the one that is held out.
+    aside, with the number of its copies, and at the end it is the one that is held out.
     """
 
     def __init__(self, holdout: float, train: Write | None, held_out: Write | None) -> None:
         self._border = np.uint64(min(round(holdout * 2**64), 2**64 - 1))
         self._train, self._held_out = train or _nowhere, held_out or _nowhere
-        self._aside: tuple[int, bytes] | None = None
+        self._aside: tuple[int, bytes, int] | None = None  # fingerprint, line, copies
         self.trained = self.evaluated = 0
         self.fingerprint = 0  # of all records and where they went, whatever their order
 
@@ -53,26 +54,38 @@ class Split:
     def finish(self) -> None:
         """Nothing more comes."""
         if self._aside and self.trained:
-            self._held_out(self._aside[1])
-            self.evaluated += 1
-            self._aside = None
+            self.evaluated += self._write_aside(self._held_out)
         self._return_aside()
 
     def _put_aside(self, lines: Lines, fingerprints: Array, trained: Array) -> None:
         candidates = np.flatnonzero(trained)
         nearest = int(candidates[np.argmin(fingerprints[candidates])])
-        if self._aside is None or int(fingerprints[nearest]) < self._aside[0]:
+        fingerprint = int(fingerprints[nearest])
+        if self._aside is not None and fingerprint > self._aside[0]:
+            return
+        if self._aside is None or fingerprint < self._aside[0]:
             self._return_aside()
             alone = np.zeros(len(trained), bool)
             alone[nearest] = True
-            self._aside = (int(fingerprints[nearest]), lines.select(alone))
-            trained[nearest] = False
+            self._aside = (fingerprint, lines.select(alone), 0)
+        # The same example twice must not be on both sides; its copies differ in the JSON's spacing at most.
+        copies = trained & (fingerprints == fingerprints[nearest])
+        self._aside = (fingerprint, self._aside[1], self._aside[2] + int(copies.sum()))
+        trained &= ~copies
 
     def _return_aside(self) -> None:
         if self._aside:
-            self._train(self._aside[1])
-            self.trained += 1
-            self._aside = None
+            self.trained += self._write_aside(self._train)
+
+    def _write_aside(self, write: Write) -> int:
+        if self._aside is None:
+            raise AssertionError("nothing is aside")
+        _, line, copies = self._aside
+        self._aside = None
+        at_once = max(1, TOGETHER // len(line))
+        for start in range(0, copies, at_once):
+            write(line * min(at_once, copies - start))
+        return copies
 
 
 def _nowhere(lines: bytes) -> None:

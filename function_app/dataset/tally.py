@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 TOGETHER = 16  # blocks
+MAX_TURNS = 100  # messages in a record that are told apart; those with more are counted together
 MESSAGE_TOKENS = 4  # what a chat template puts around a message: a role's token, a line break, an end, a line break
 
 # First and last code points of writing scripts' letters, from Unicode's Blocks.txt; coarse, for a share in a report.
@@ -68,7 +69,9 @@ class Tally:
         self.characters += int(block.characters.sum())
         self.tokens += int(tokens.sum())
         self.tokens_exact &= exact
-        self._turns.update(block.turns)
+        self._turns.update(
+            block.turns if max(block.turns) <= MAX_TURNS else np.minimum(block.turns, MAX_TURNS + 1).tolist()
+        )
         for lengths, values in ((self._lengths, block.characters), (self._token_counts, tokens)):
             lengths.add(values)
         self._add_letters(block)
@@ -86,7 +89,10 @@ class Tally:
         statistics.records, statistics.messages = self.records, self.messages
         statistics.characters, statistics.with_system = self.characters, self.with_system
         statistics.tokens, statistics.tokens_exact = self.tokens, self.tokens_exact and self.records > 0
-        statistics.turns = {str(turns): count for turns, count in sorted(self._turns.items())}
+        statistics.turns = {
+            f"over {MAX_TURNS}" if turns > MAX_TURNS else str(turns): count
+            for turns, count in sorted(self._turns.items())
+        }
         statistics.record_characters = self._lengths.percentiles()
         statistics.record_tokens = self._token_counts.percentiles()
         statistics.token_histogram = self._token_counts.histogram()
@@ -96,7 +102,7 @@ class Tally:
 
 
 class Lengths:
-    """Counts lengths: exactly up to 1,023, then by their ten highest binary digits (0.1 %), so that it stays small."""
+    """Counts lengths, in little memory: exactly up to 1,023, then by ten binary digits, rounded up (0.2 % at most)."""
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
@@ -114,7 +120,7 @@ class Lengths:
         values = np.concatenate(self._waiting)
         self._waiting = []
         excess = np.maximum(np.frexp(values.astype(np.float64))[1] - 10, 0)
-        found, counts = np.unique((values >> excess) << excess, return_counts=True)
+        found, counts = np.unique(-(-values >> excess) << excess, return_counts=True)
         self._counts.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         self._shortest = min(self._shortest, int(values.min()))
         self._longest = max(self._longest, int(values.max()))

@@ -29,12 +29,20 @@ class TokenCounter:
         self._tokenizer = _load(tokenizer) if tokenizer is not None else None
         self._counted = self._estimated = 0
         self._left = COUNTED
+        self.failed: TokenizerError | None = None  # why the tokenizer could not go on; all is estimated since
 
     def count(self, block: Block, limit: int | None) -> tuple[Array, bool]:
         """Tokens of each record (int64), and whether all are counted. Those that may reach ``limit`` always are."""
         estimate = block.estimated_tokens
         if self._tokenizer is None:
             return estimate, False
+        try:
+            return self._count(block, limit, estimate)
+        except TokenizerError as error:
+            self.failed, self._tokenizer = error, None
+            return estimate, False
+
+    def _count(self, block: Block, limit: int | None, estimate: Array) -> tuple[Array, bool]:
         if self._left > 0:
             self._left -= block.size
             tokens = self._exact(block, range(len(estimate)))
@@ -56,7 +64,11 @@ class TokenCounter:
         if self._tokenizer is None:
             raise AssertionError("nothing to count with")
         contents = [block.contents_of(record) for record in records]
-        encoded = self._tokenizer.encode_batch([text for each in contents for text in each], add_special_tokens=False)
+        texts = [text for each in contents for text in each]
+        try:
+            encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing narrower, as for a text without a token for it
+            raise TokenizerError("It cannot encode the examples: it lacks what it needs for unknown words.") from error
         lengths = iter([len(each.ids) for each in encoded])
         counts = [sum(next(lengths) + MESSAGE_TOKENS for _ in each) for each in contents]
         return np.array(counts, np.int64)
@@ -66,6 +78,10 @@ def _load(content: bytes) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
+        # Many a file cuts or fills up texts to a length, which is for using the model, not for counting.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError(f"It is no tokenizer of the Hugging Face library: {str(error)[:80]}.") from None

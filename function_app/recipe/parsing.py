@@ -1,5 +1,6 @@
 """YAML text → the library's nodes, with their lines. What it refuses, it refuses in words that a person can act on."""
 
+import re
 from typing import Any
 
 import yaml
@@ -8,6 +9,9 @@ from ..errors import UserError
 
 MAX_BYTES = 64 * 1024  # of a recipe; the largest sensible one has two thousand
 MAX_PROBLEMS = 20  # told at once
+
+
+_HALF = re.compile("[\ud800-\udfff]")  # YAML's escapes can write it, and no JSON can hold it
 
 
 class RecipeError(UserError):
@@ -32,6 +36,9 @@ class _NoAliases(yaml.SafeLoader):
                 problem="anchors (&) and aliases (*) are not for recipes; write the value out",
                 problem_mark=event.start_mark,
             )
+        if isinstance(event, yaml.ScalarEvent) and _HALF.search(event.value):
+            mark: Any = event.start_mark
+            raise yaml.MarkedYAMLError(problem="half a character (\\ud800 to \\udfff alone)", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -56,6 +63,8 @@ def parse(source: str | bytes, where: str) -> yaml.Node | None:
         problem = f"{where}{place}: not valid YAML: {_readable(error.problem or 'it cannot be read')}."
     except yaml.reader.ReaderError as error:
         problem = f"{where}: not valid YAML: the character U+{ord(_character(error)):04X} is not allowed."
+    except (ValueError, OverflowError):  # PyYAML's, of \UFFFFFFFF
+        problem = f"{where}: not valid YAML: a text holds an escape (\\U…) that is no character."
     except RecursionError:
         problem = f"{where}: not valid YAML: brackets within brackets, too deep to read."
     raise RecipeError([problem])

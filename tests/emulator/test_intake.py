@@ -81,6 +81,13 @@ def test_a_recipe_that_is_wrong_is_told_with_what_is_wrong_with_the_file(azure: 
     assert not azure.exists("runs", f"{run.id}/train.jsonl")
 
 
+def test_an_empty_recipe_is_as_if_there_were_none(azure: LocalAzure) -> None:
+    put(azure, "blank/recipe.yaml", b"")
+    run = put(azure, "blank/a.jsonl", lines(20))
+    intake.take_in(run)
+    assert report(azure, run)["recipe"]["base_model"] == "embedded"
+
+
 def test_a_packed_file_and_a_packed_held_out_file(azure: LocalAzure) -> None:
     put(azure, "packed/eval.jsonl.gz", gzip.compress(lines(25)[-300:].partition(b"\n")[2]))
     run = put(azure, "packed/a.jsonl.gz", gzip.compress(lines(22)))

@@ -158,3 +158,13 @@ def test_a_local_folders_context_is_in_its_config(tmp_path: Path, config: str, l
 def test_max_length_is_the_recipes_or_the_jobs_default() -> None:
     assert max_length(read_recipe("")) == 1024
     assert max_length(read_recipe("training: {max_length: 2048}")) == 2048
+
+
+def test_long_texts_are_trained_on_in_pieces():
+    lengths = Percentiles(min=6000, p50=6000, p90=6000, p99=6000, max=6000)
+    sizes = Statistics(
+        format="text", records=100, train=100, tokens=600_000, record_tokens=lengths, token_histogram={"8192": 100}
+    )
+    recipe = read_recipe("training: {epochs: 1, batch_size: 1, max_length: 1024}")
+    made = estimate(recipe, sizes)
+    assert (made.trained_tokens, made.steps) == (600_000, 600)
