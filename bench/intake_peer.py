@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
 
-MIN_RECORDS, MAX_LINE, CONTEXT = 10, 8 * 1024 * 1024, 131_072
+MIN_RECORDS, MAX_LINE, CONTEXT = 10, 2 * 1024 * 1024, 131_072
 OWN_COLUMNS = {"messages", "prompt", "completion", "text"}
 SHINGLE, PERMUTATIONS, BANDS = 5, 64, 8  # words; two texts with a Jaccard similarity of 0.8 meet with p = 0.77
 

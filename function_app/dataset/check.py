@@ -26,7 +26,7 @@ from .tokens import TokenCounter, TokenizerError
 Array = np.ndarray[Any, np.dtype[Any]]
 Write = Callable[[bytes], object]
 
-MAX_LINE = 8 * 1024 * 1024  # bytes; a longer line is no example, and would cost memory
+MAX_LINE = 2 * 1024 * 1024  # bytes: some 500,000 tokens, more than any context; decoding a longer one costs memory
 MAX_LINES = 100_000_000  # blank ones too; short lines take longer than their bytes
 MAX_BYTES = 16 * 1024**3  # unpacked; a function has ten minutes, and a file of this size needs most of them
 MAX_COUNTED = 100_000  # errors; to explain one takes twenty times as long as to read a good line

@@ -19,7 +19,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "invalid_recipe": (ERROR, "recipe.yaml, its preset or the file's metadata cannot be used."),
     "empty_eval": (ERROR, "eval.jsonl is there and holds no record."),
     # one line
-    "line_too_long": (ERROR, "A line of more than 8 MiB."),
+    "line_too_long": (ERROR, "A line of more than 2 MiB."),
     "invalid_json": (ERROR, "The line is not one complete JSON object."),
     "invalid_utf8": (ERROR, "A byte that is no UTF-8, mostly from Windows-1252 or Latin-1."),
     "other_format": (ERROR, "The record is of another trainer's format: the finding names it, and how to convert it."),

@@ -114,14 +114,19 @@ class Reader:
             lines = block.count(b"\n")
             self.blank_lines += lines
             return _batch([], []), lines
+        total, numbers = block.count(b"\n"), range(number, number + block.count(b"\n"))
+        if b"\n\n" in block or block.startswith(b"\n"):
+            block, numbers = _without_blank_lines(block, number)
         format_ = self.format or _format_of(block.partition(b"\n")[0])
-        batch = self._read_at_once(block, number, format_) if format_ else None
+        batch = self._read_at_once(block, numbers, format_) if format_ else None
         if batch is None:
-            return self._read_each(block, number)
-        self.format = format_
-        return batch, len(batch.numbers)
+            batch = self._read_each(block, numbers)
+        else:
+            self.format = format_
+        self.blank_lines += total - len(numbers)
+        return batch, total
 
-    def _read_at_once(self, block: bytes, number: int, format_: str) -> Batch | None:
+    def _read_at_once(self, block: bytes, numbers: Sequence[int], format_: str) -> Batch | None:
         """None when any line of the block needs a closer look."""
         plain = self._plain and format_ in _PLAIN
         try:
@@ -132,7 +137,6 @@ class Reader:
         # As many records as lines, and every line an object: otherwise one may span two lines, or two share one.
         if len(records) != len(lines) or not lines.are_objects():
             return None
-        numbers = range(number, number + len(lines))
         if plain:
             return Batch(records, lines, numbers)
         extra = set().union(*(_extra_columns(format_, _columns.decode(line)) for line in _split(block)))
@@ -145,11 +149,10 @@ class Reader:
         new = {name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…" for name in extra} - self.extra_columns
         self.extra_columns.update(sorted(new)[: MAX_COLUMNS - len(self.extra_columns)])
 
-    def _read_each(self, block: bytes, first: int) -> tuple[Batch, int]:
+    def _read_each(self, block: bytes, numbers: Sequence[int]) -> Batch:
         records: list[Any] = []
-        numbers: list[int] = []
-        lines = _split(block)
-        for number, line in enumerate(lines, first):
+        kept: list[int] = []
+        for number, line in zip(numbers, _split(block), strict=True):
             text = line.rstrip()  # what stands before counts for the columns of errors
             if not text:
                 self.blank_lines += 1
@@ -157,8 +160,8 @@ class Reader:
             record = self._read_line(text, number)
             if record is not None:
                 records.append(record)
-                numbers.append(number)
-        return _batch(records, numbers), len(lines)
+                kept.append(number)
+        return _batch(records, kept)
 
     def _read_line(self, line: bytes, number: int) -> Any | None:
         try:
@@ -186,6 +189,12 @@ class Reader:
         if extra or (found == "chat" and any(message.weight is not None for message in record.messages)):
             self._plain = False
         return record
+
+
+def _without_blank_lines(block: bytes, number: int) -> tuple[bytes, list[int]]:
+    """The lines that hold something, and their numbers."""
+    kept = [(place, line) for place, line in enumerate(_split(block), number) if line and not line.isspace()]
+    return b"".join([line + b"\n" for _, line in kept]), [place for place, _ in kept]
 
 
 def _format_of(line: bytes) -> str:

@@ -30,7 +30,7 @@ _SECRETS = (
     r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40}",  # Azure connection strings
     r"[?&]sig=[A-Za-z0-9%]{40}",  # a shared access signature
 )
-_AT = r"[A-Za-z0-9]@[A-Za-z0-9]"
+_AT = r"[A-Za-z0-9._%+-]@[A-Za-z0-9]"
 # Its end is a word's, so that a long run of digits has no candidate at each of them.
 _DIGITS = r"[2-6][0-9]{3}[ -]?(?:[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}|[0-9]{6}[ -]?[0-9]{5})\b"
 _EMAIL, _CARD = len(_SECRETS), len(_SECRETS) + 1

@@ -183,7 +183,7 @@ BROKEN = {
     "other columns than the records before": {"title": "x"},
     "not an object with columns": ["Q", "A"],
     "half a character (a lone surrogate)": {"prompt": "Q \ud83d", "completion": "A"},
-    "longer than 8 MiB": {"prompt": "Q", "completion": "A" * 2**23},
+    "longer than 2 MiB": {"prompt": "Q", "completion": "A" * 2**21},
 }
 
 
