@@ -109,6 +109,9 @@ class Demo:
         """Ask through the public chat route; beside each answer, what the base model said in the job's evaluation."""
         samples = {_question(sample): sample for sample in record["numbers"]["samples"]}
         questions = questions or list(samples)[:QUESTIONS]
+        if not questions:  # plain texts hold none
+            self.console.print(f"\nThe data holds no question to ask model {model!r}; ask your own with --ask.")
+            return
         client = OpenAI(base_url=os.environ["APP_BASE_URL"] + "/api/v1", api_key=os.environ["CHAT_API_KEY"])
         self.console.print(f"\n[bold]Asking[/] {client.base_url} with the openai client, model {model!r}:")
         for number, question in enumerate(questions, 1):

@@ -147,10 +147,10 @@ def _seconds(
 ) -> tuple[float | None, str]:
     """The time of the training alone (not of the machine's start and the measuring), and how it was reckoned."""
     if measured is not None and measured > 0:
-        return tokens / measured, f"about, from the {measured:,.0f} tokens/s of an earlier run"
+        return tokens / measured, f"the {measured:,.0f} tokens/s of an earlier run"
     if recipe.base_model == EMBEDDED:
         speed = EMBEDDED_TOKENS_PER_SECOND
-        return tokens / speed, f"about, at the {speed:,.0f} tokens/s that two laptop cores reach"
+        return tokens / speed, f"{speed:,.0f} tokens/s, what two laptop cores reach"
     base = _known(recipe.base_model)
     if base is None:
         return None, "unknown: no earlier run, and the base model's size is not known here"
@@ -163,7 +163,7 @@ def _seconds(
     # gradients of the activations, 2N: the base's weights have none.
     a_token = (4 if recipe.method == "lora" else 6) * base.parameters
     peak = (machine.bf16 if bf16 else machine.fp32) * machine.devices
-    basis = f"about, from {a_token:.2g} FLOPs a token and {UTILISATION:.0%} of the {peak / 1e12:.3g} TFLOP/s"
+    basis = f"{a_token:.2g} FLOPs a token and {UTILISATION:.0%} of the {peak / 1e12:.3g} TFLOP/s"
     return tokens * a_token / (peak * UTILISATION), f"{basis} that {machine_name} has in {'bf16' if bf16 else 'fp32'}"
 
 

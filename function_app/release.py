@@ -197,7 +197,8 @@ def verify(run: Run) -> str:
                 ) from None
             if not str(content or "").strip():
                 raise StepError(f"the new deployment gave an empty answer to test question {index}")
-    return f"{min(len(samples), VERIFY_QUESTIONS)} test questions answered by the new deployment"
+    asked = min(len(samples), VERIFY_QUESTIONS)
+    return f"{asked} test question{'s' if asked != 1 else ''} answered by the new deployment"
 
 
 def shift_traffic(run: Run) -> None:

@@ -73,10 +73,11 @@ class FineTuneArguments:
             "gradient_accumulation",
             "lora_r",
             "lora_alpha",
+            "eval_max_new_tokens",
         ):
             if not getattr(self, name) > 0:
                 raise FineTuneError(f"{name} must be greater than 0, found {getattr(self, name)}")
-        for name in ("eval_samples", "eval_max_new_tokens", "weight_decay"):
+        for name in ("eval_samples", "weight_decay"):
             if getattr(self, name) < 0:
                 raise FineTuneError(f"{name} must not be negative, found {getattr(self, name)}")
         for name in ("warmup", "lora_dropout"):

@@ -48,6 +48,8 @@ def convert(record: Any, columns: Mapping[str, str]) -> Converted:
     """
     if not isinstance(record, Mapping):
         raise LeftOut("not an object with columns")
+    if not record:
+        raise LeftOut("an object without columns")
     found = dict(columns) or _usual(record)
     if not set(found.values()) <= record.keys():
         missing = next(column for column in found.values() if column not in record)
@@ -69,12 +71,13 @@ def convert(record: Any, columns: Mapping[str, str]) -> Converted:
 
 
 def _usual(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return which column is which of TARGETS, going by their names."""
+    """Return which column is which of TARGETS, going by their names, in whatever case a spreadsheet has them."""
+    columns = {column.lower(): column for column in reversed(list(record))} | {column: column for column in record}
     found: dict[str, str] = {}
     for target, names in _NAMES.items():
         for name in names:
-            if name in record and name not in found.values():
-                found[target] = name
+            if name in columns and columns[name] not in found.values():
+                found[target] = columns[name]
                 break
     # A chat says it all (ultrachat has its first prompt in a column of its own), and a text beside a prompt is the same
     # thing once more in some template (Alpaca).
@@ -88,6 +91,8 @@ def _chat(values: Mapping[str, Any], used: frozenset[str]) -> Converted:
     if isinstance(raw, Mapping) and raw and all(isinstance(column, list) for column in raw.values()):
         # Older Parquet files hold a list for each key.
         raw = [dict(zip(raw, row, strict=False)) for row in zip(*raw.values(), strict=False)]
+    if isinstance(raw, str) and raw.strip():
+        raise LeftOut("the messages are a text, not a list of objects")
     if not isinstance(raw, list) or not raw:
         raise LeftOut("no messages")
     sharegpt = any(isinstance(message, Mapping) and "from" in message and "role" not in message for message in raw)
@@ -158,7 +163,7 @@ def _pair(values: Mapping[str, Any], found: Mapping[str, str], used: frozenset[s
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": values["completion"]}]
     if _is_text(values.get("system")):
         messages.insert(0, {"role": "system", "content": values["system"]})
-    alpaca = found["prompt"] == "instruction"
+    alpaca = found["prompt"].lower() == "instruction"
     return Converted({"messages": messages}, "Alpaca" if alpaca else "prompt and completion", used)
 
 

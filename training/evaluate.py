@@ -48,8 +48,12 @@ class Exam:
     def __init__(
         self, arguments: FineTuneArguments, held_out: Sequence[Record], tokenizer: "PreTrainedTokenizerBase"
     ) -> None:
-        """Take the recipe's questions and at most ``eval_samples`` of the held-out chats' prompts."""
+        """Take the recipe's questions and at most ``eval_samples`` of the held-out chats' prompts.
+
+        A prompt that alone is longer than ``max_length`` is not asked; nothing of its answer is trained on either.
+        """
         chosen = [up_to for record in held_out if isinstance(record, list) and (up_to := _up_to_last_trained(record))]
+        chosen = [chat for chat in chosen if len(_prompt_ids(tokenizer, chat[:-1])) <= arguments.max_length]
         if len(chosen) > arguments.eval_samples:
             chosen = random.Random(arguments.seed).sample(chosen, arguments.eval_samples)  # noqa: S311
         asked: list[list[Message]] = [[{"role": "user", "content": text}] for text in arguments.questions]
@@ -127,6 +131,11 @@ def _pad(rows: list[list[int]], value: int) -> "torch.Tensor":
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
+def _prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: Sequence[Message]) -> list[int]:
+    messages = without_weights(prompt)
+    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+
 def _answer(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -136,14 +145,14 @@ def _answer(
     """Answer greedily; prompts of like length share a batch, padded on the left."""
     import torch
 
-    encoded = [
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-        for prompt in prompts
-    ]
+    encoded = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(prompts)
-    for start in range(0, len(order), PROMPTS_PER_BATCH):
-        indices = order[start : start + PROMPTS_PER_BATCH]
+    while order:
+        # The longest first, and few of them: eager attention takes the square of the length for each.
+        longest = len(encoded[order[-1]])
+        count = max(1, min(PROMPTS_PER_BATCH, TOKENS_PER_BATCH // longest))
+        order, indices = order[:-count], order[-count:]
         rows = [encoded[index] for index in indices]
         # Reversing twice pads on the left, where generate() needs it.
         ids = _pad([row[::-1] for row in rows], tokenizer.pad_token_id).flip(1).to(model.device)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from training import FineTuneError
 from training.convert import TARGETS, Converted, LeftOut, UnknownColumns, convert
@@ -28,7 +29,7 @@ from training.upload import by_hand, uploader
 
 _TRAIN, _EVAL = "train.jsonl", "eval.jsonl"
 _MODEL_NAME = re.compile(r"[a-z][a-z0-9-]{1,24}")  # as in function_app/intake.py
-_LONGEST_LINE = 8 * 2**20  # bytes; the intake refuses longer ones
+_LONGEST_LINE = 2 * 2**20  # bytes, as in the intake
 _FEWEST_RECORDS = 10  # the intake refuses fewer
 _SAY_EVERY = 10.0  # seconds, on a terminal
 
@@ -73,8 +74,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--upload", type=_model, metavar="MODEL", help="put both into the datasets container, for this model")
     add("--account-url", help="the storage account to upload to (default: Storage__blobServiceUri)")
     arguments = parser.parse_args(argv)
-    if arguments.upload and not (arguments.account_url or os.environ.get("Storage__blobServiceUri")):
-        parser.error("--upload needs --account-url https://<account>.blob.core.windows.net, or Storage__blobServiceUri")
+    account = urlsplit(arguments.account_url or os.environ.get("Storage__blobServiceUri", ""))
+    if arguments.upload and (not account.netloc or account.query):  # a query would be a shared access signature
+        parser.error(
+            "--upload needs --account-url https://<account>.blob.core.windows.net, without a ?, or "
+            "Storage__blobServiceUri; it signs in as `az login` says"
+        )
     return arguments
 
 
@@ -153,7 +158,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
     written = [(path, count) for path, count in zip(outputs, counts, strict=True) if count]
     print(summary.text(arguments.dataset, arguments.split, written))
     if counts[0] < _FEWEST_RECORDS:
-        print(f"note: with fewer than {_FEWEST_RECORDS} records in {_TRAIN} the intake trains nothing")
+        enough = summary.kept >= _FEWEST_RECORDS
+        print(
+            f"note: the intake refuses a {_TRAIN} of fewer than {_FEWEST_RECORDS} records; "
+            + (f"hold fewer out: --eval-share 0, without an {_EVAL} it does so itself" if enough else "more are needed")
+        )
     if upload:
         for path, _ in reversed(written):
             upload(path)

@@ -58,9 +58,11 @@ def _told(path: Path, read: Callable[[Path], Records]) -> Callable[[], Records]:
         try:
             yield from read(path)
         except UnicodeDecodeError as error:
+            # What spreadsheets call Unicode text begins with UTF-16's byte-order mark.
+            encoding = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
             raise FineTuneError(
                 f"{path.name} is not UTF-8 text (byte {error.start}); save it as UTF-8, or convert it with "
-                f"`iconv -f WINDOWS-1252 -t UTF-8`"
+                f"`iconv -f {encoding} -t UTF-8`"
             ) from error
         except (EOFError, gzip.BadGzipFile) as error:
             raise FineTuneError(
@@ -69,8 +71,6 @@ def _told(path: Path, read: Callable[[Path], Records]) -> Callable[[], Records]:
         except pyarrow.ArrowException as error:
             reason = " ".join(str(error).split())[:200]
             raise FineTuneError(f"{path.name} is not a file of its kind, or damaged: {reason}") from error
-        except csv.Error as error:
-            raise FineTuneError(f"{path.name} is not a well-formed table: {error}") from error
         except OSError as error:
             raise FineTuneError(f"cannot read {path.name}: {error.strerror or error}") from error
 
@@ -93,7 +93,14 @@ def _open(path: Path) -> io.TextIOBase:
 def _json(path: Path) -> Records:
     """JSON Lines or one JSON array: what it begins with tells, not the name."""
     with _open(path) as text:
-        is_array = text.read(_CHUNK).lstrip().startswith("[")
+        beginning = text.read(_CHUNK).lstrip()
+    is_array = beginning.startswith("[")
+    if not is_array and beginning.partition("\n")[0].strip() == "{":
+        raise FineTuneError(
+            f"{path.name} is a JSON object over many lines, not a list of records; write a record on each line: "
+            f"`jq -c . {path.name} > lines.jsonl`, or `jq -c '.data[]' {path.name} > lines.jsonl` when the records are "
+            "a list in its key data"
+        )
     with _open(path) as text:
         yield from _array(path, text) if is_array else _lines(text)
 
@@ -136,8 +143,17 @@ def _table(path: Path) -> Records:
     # A spreadsheet writes semicolons where the comma is the decimal sign.
     separator = "\t" if ".tsv" in path.suffixes else max(",;\t", key=first.count)
     with _open(path) as text:
-        for row in csv.DictReader(text, delimiter=separator):
-            yield LeftOut("a row with more cells than the header") if None in row else row
+        # strict: otherwise a quotation mark that is never closed makes one record of all rows behind it, unnoticed.
+        rows = csv.DictReader(text, delimiter=separator, strict=True)
+        try:
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+            for row in rows:
+                yield LeftOut("a row with more cells than the header") if None in row else row
+        except csv.Error as error:
+            raise FineTuneError(
+                f"{path.name} is not a well-formed table, in the row that ends at line {rows.reader.line_num}: {error}"
+                "; a cell that begins with a quotation mark must end with one, and those inside it are written twice"
+            ) from error
 
 
 def _text(path: Path) -> Records:

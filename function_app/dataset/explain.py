@@ -35,7 +35,8 @@ class Explainer:
             self._errors.add(
                 "invalid_utf8",
                 f"The byte 0x{line[error.start]:02x} is not UTF-8.",
-                "Save the file as UTF-8; in an editor that shows it as it should be: save with the encoding UTF-8.",
+                "Save the file as UTF-8, in an editor that shows it as it should be; or, if it came from Windows:"
+                " `iconv -f WINDOWS-1252 -t UTF-8 in.jsonl > out.jsonl`.",
                 number,
                 column=len(line[: error.start].decode()) + 1,
             )

@@ -32,7 +32,7 @@ class Training(Section, frozen=True):
         PositiveInt | None, Meta(description="Forward passes that are summed up for one optimiser step.")
     ] = None
     max_length: Annotated[
-        Tokens | None, Meta(description="Tokens of a record that are trained on; what is longer is cut at its end.")
+        Tokens | None, Meta(description="Tokens of an example; a longer chat is cut at its end, a longer text split.")
     ] = None
     packing: Annotated[
         bool | None, Meta(description="Put several short records into one sequence of max_length tokens.")

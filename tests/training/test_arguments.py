@@ -49,6 +49,7 @@ def test_null_means_the_default_of_that_kind_of_base(tmp_path: Path) -> None:
         ({"questions": "Who?"}, [], "questions in recipe.json must be a list of texts"),
         ({"method": "qlora"}, [], "method in recipe.json must be one of full, lora, found 'qlora'"),
         ({"epochs": 0}, [], "epochs must be greater than 0, found 0.0"),
+        ({"eval_max_new_tokens": 0}, [], "eval_max_new_tokens must be greater than 0, found 0"),
         ({}, ["--warmup", "nan"], "--warmup must be a number, found 'nan'"),
         ({"env": {"PATH": ""}}, [], "unknown option 'env' in recipe.json"),
     ],

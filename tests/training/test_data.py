@@ -169,3 +169,27 @@ def test_a_mixture_of_weights_trains_and_only_trained_answers_are_expected(tmp_p
     (sample,) = report["samples"]
     assert sample["expected"] == "Good evening."
     assert sample["messages"] == CHAT[:4]
+
+
+def test_long_prompts_are_asked_few_at_a_time_and_those_beyond_max_length_not_at_all() -> None:
+    from training.base_model import embedded_model
+    from training.evaluate import TOKENS_PER_BATCH, Exam
+
+    tokenizer = embedded_tokenizer()
+    model, shapes = embedded_model(tokenizer), []
+
+    def generate(input_ids: Any, **_: Any) -> Any:
+        shapes.append(tuple(input_ids.shape))
+        return input_ids
+
+    model.generate = generate
+    lengths = [5] * 40 + [900] * 9 + [2000]
+    held_out: list[Any] = [
+        [{"role": "user", "content": " the" * length}, {"role": "assistant", "content": "Yes."}] for length in lengths
+    ]
+    paths = dict.fromkeys(("train_file", "model_output", "report_output"), "-")
+    exam = Exam(FineTuneArguments(**paths, max_length=1024), held_out, tokenizer)
+    assert exam.take(model).answers == [""] * 49
+    assert sum(count for count, _ in shapes) == 49
+    assert all(count * length <= TOKENS_PER_BATCH for count, length in shapes)
+    assert max(count for count, _ in shapes) == 32

@@ -182,6 +182,8 @@ BROKEN = {
     "a plain text among chats": {"text": "Once upon a time"},
     "other columns than the records before": {"title": "x"},
     "not an object with columns": ["Q", "A"],
+    "an object without columns": {},
+    "the messages are a text, not a list of objects": {"messages": "[{'role': 'user', 'content': 'Q'}]"},
     "half a character (a lone surrogate)": {"prompt": "Q \ud83d", "completion": "A"},
     "longer than 2 MiB": {"prompt": "Q", "completion": "A" * 2**21},
 }
@@ -199,6 +201,7 @@ def test_what_cannot_be_trained_on_is_left_out_and_counted(tmp_path: Path, capsy
     assert "40 kept: prompt and completion" in out
     assert "out/train.jsonl: 32 records" in out
     assert "out/eval.jsonl: 8 records" in out
+    assert f"-m function_app.dataset {tmp_path / 'out' / 'train.jsonl'}\n" in out
     assert out.index("--name <model>/eval.jsonl") < out.index("--name <model>/train.jsonl")
 
 
@@ -229,6 +232,31 @@ def test_columns_are_named_when_they_are_not_known(tmp_path: Path, capsys: pytes
     assert as_set(records) == as_set([chat(f"Q{n}", f"A{n}") for n in range(3)])
 
 
+def test_a_spreadsheets_headings_may_have_capitals_and_spaces(tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("Question; Answer;Vorname \nQ;A;X\nQ;A;X\n")
+    assert prepared(tmp_path, source) == [chat("Q", "A")] * 2
+    named = prepared(tmp_path, source, "--force", "--columns", "prompt=Vorname,completion=Answer")
+    assert named == [chat("X", "A")] * 2
+
+
+def test_empty_records_in_front_are_left_out(tmp_path: Path) -> None:
+    assert as_set(prepared(tmp_path, write(tmp_path / "a.jsonl", [{}, {}, *PAIRS]))) == WANTED
+
+
+@pytest.mark.parametrize(
+    ("count", "note"),
+    [(9, "more are needed"), (12, "hold fewer out: --eval-share 0"), (13, "")],
+)
+def test_too_few_records_to_train_on_are_told_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, note: str
+) -> None:
+    prepared(tmp_path, write(tmp_path / "a.jsonl", PAIRS[:count]))
+    out = capsys.readouterr().out
+    assert note in out
+    assert ("note: " in out) == bool(note)
+
+
 @pytest.mark.parametrize(
     ("split", "kept"), [("[:10]", range(10)), ("train[:10%]", range(4)), ("train[-2:]+train[:1]", [38, 39, 0])]
 )
@@ -248,6 +276,9 @@ REFUSED = {
     "Excel": ("a.xlsx", b"PK", "save the sheet as CSV"),
     "other": ("a.docx", b"x", "expected .jsonl, .json, .csv"),
     "Latin-1": ("a.jsonl", '{"text": "naïve"}'.encode("latin-1"), "is not UTF-8 text"),
+    "UTF-16": ("a.csv", "prompt,completion\nQ,A\n".encode("utf-16"), "`iconv -f UTF-16 -t UTF-8`"),
+    "a stray quotation mark": ("a.csv", b'prompt,completion\nQ,"A\n' + b"R,B\n" * 9, "ends at line 11: unexpected end"),
+    "an object of lists": ("a.json", json.dumps({"data": PAIRS}, indent=2).encode(), "jq -c '.data[]' a.json"),
     "half a gzip": ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-8], "damaged or not complete"),
     "no gzip": ("a.jsonl.gz", b"{}", "damaged or not complete"),
     "half an array": ("a.json", b'[{"text": "a"}, {"text"', "is not a complete JSON array"),
@@ -289,13 +320,18 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path, capsys: pytest.Capt
         ["--columns", "prompt=q"],
         ["--upload", "Support!"],
         ["--upload", "m"],
+        ["--upload", "support", "--account-url", "myaccount"],
+        ["--upload", "support", "--account-url", "https://a.example/?sv=2024&sig=hush"],
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_read(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_option_is_refused_before_anything_is_read(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("Storage__blobServiceUri", raising=False)
     with pytest.raises(SystemExit) as ended:
         main(["nowhere.jsonl", *options])
     assert ended.value.code == 2
+    assert "hush" not in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -472,6 +508,11 @@ def test_an_upload_puts_eval_jsonl_first(
     import contextlib
 
     from azure.core.credentials import AzureNamedKeyCredential
+    from azure.core.exceptions import ClientAuthenticationError
+
+    class NobodySignedIn:
+        def get_token(self, *_: Any, **__: Any) -> Any:
+            raise ClientAuthenticationError("nobody is signed in")
 
     put: list[tuple[str, bytes]] = []
 
@@ -494,6 +535,11 @@ def test_an_upload_puts_eval_jsonl_first(
     monkeypatch.setattr(identity, "DefaultAzureCredential", lambda: contextlib.nullcontext(key))
     monkeypatch.setenv("Storage__blobServiceUri", f"http://127.0.0.1:{server.server_port}/account")
     try:
+        monkeypatch.setattr(identity, "DefaultAzureCredential", lambda: contextlib.nullcontext(NobodySignedIn()))
+        options = ["--upload", "support", "--account-url", "https://127.0.0.1:9/account"]
+        assert main([str(write(tmp_path / "b.jsonl", PAIRS)), "--output", str(tmp_path), *options]) == 1
+        assert "sign in with `az login` first (nobody" in capsys.readouterr().err
+        monkeypatch.setattr(identity, "DefaultAzureCredential", lambda: contextlib.nullcontext(key))
         prepared(tmp_path, write(tmp_path / "a.jsonl", PAIRS), "--upload", "support")
         assert [path.partition("?")[0] for path, _ in put] == [
             "/account/datasets/support/eval.jsonl",
