@@ -31,6 +31,7 @@ UNPLACED = "unplaced"  # the model of a run whose file lies where no model can b
 # Bytes that are read of a companion: more than any good one has, and what is longer is refused for its length.
 COMPANION_LIMIT = {RECIPE: 1 << 17, TOKENIZER: 1 << 26}
 PIECE = 1 << 20  # bytes of a range that is read and of a block that is written; about ten of them are held
+MAX_BYTES = 16 * 1024**3  # of a file as it is stored; dataset/check.py has the limit for what it unpacks to
 HEAD = 64 * 1024  # bytes by which a file of another format is recognised
 
 
@@ -71,6 +72,9 @@ def take_in(run: Run, measured: Callable[[Recipe], float | None] | None = None) 
     properties = _properties(run)
     if problem := misplaced(run.dataset.blob):
         _name_the_format(run, report, problem)
+        _refuse(run, report)
+    if properties.size > MAX_BYTES:  # its size is known before three minutes of reading
+        report.error("too_large", f"The file has {properties.size:,} bytes; {MAX_BYTES:,} is the limit.", "Split it.")
         _refuse(run, report)
     with ExitStack() as stack:
         stack.enter_context(large_file_slot(properties.size))

@@ -2,12 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from . import sensitive
 from .report import MAX_WARNINGS
 
 if TYPE_CHECKING:
     from .check import Check
 
 MIN_RECORDS = 10  # as OpenAI's and Azure OpenAI's fine-tuning ask for
+
+HIDDEN = "(a name that looks like personal data)"
 
 # What is told once for all lines: message and fix.
 TOLD = {
@@ -38,10 +41,15 @@ def judge(check: "Check") -> None:
         return
     statistics.format = check.reader.format
     statistics.bytes, statistics.lines, statistics.blank_lines = check.bytes, check.lines, check.reader.blank_lines
-    statistics.extra_columns = sorted(check.reader.extra_columns)
+    statistics.extra_columns = sorted({HIDDEN if _tells(name) else name for name in check.reader.extra_columns})
     statistics.train = check.split.trained
     statistics.eval += check.split.evaluated
     check.tally.fill(statistics)
+
+
+def _tells(name: str) -> bool:
+    """Whether a column's name is itself what a report must not show: some files have their data in the keys."""
+    return any(sensitive.find(name.encode() + b"\n"))
 
 
 def _judge_size(check: "Check") -> None:

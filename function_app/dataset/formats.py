@@ -36,7 +36,10 @@ ENCODINGS: list[tuple[re.Pattern[bytes], str]] = [
     (re.compile(rb"\xff\xfe|(?:[\t\n\r -~]\0){2}"), "UTF-16"),
     (re.compile(rb"\xfe\xff|(?:\0[\t\n\r -~]){2}"), "UTF-16 (big-endian)"),
 ]
-_SAVE_AS_UTF8 = "In PowerShell: `Get-Content in.jsonl | Set-Content -Encoding utf8 out.jsonl`; elsewhere: `iconv -f UTF-16 -t UTF-8 in.jsonl > out.jsonl`; in an editor: Save as UTF-8."
+_SAVE_AS_UTF8 = (
+    "In PowerShell: `Get-Content in.jsonl | Set-Content -Encoding utf8 out.jsonl`; elsewhere:"
+    " `iconv -f UTF-16 -t UTF-8 in.jsonl > out.jsonl`; in an editor: Save as UTF-8."
+)
 _BEFORE = re.compile(rb"\A(?:\xef\xbb\xbf|\s)+")
 _document = msgspec.json.Decoder().decode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -114,7 +114,8 @@ class Reader:
             lines = block.count(b"\n")
             self.blank_lines += lines
             return _batch([], []), lines
-        total, numbers = block.count(b"\n"), range(number, number + block.count(b"\n"))
+        total = block.count(b"\n")
+        numbers: Sequence[int] = range(number, number + total)
         if b"\n\n" in block or block.startswith(b"\n"):
             block, numbers = _without_blank_lines(block, number)
         format_ = self.format or _format_of(block.partition(b"\n")[0])

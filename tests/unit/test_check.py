@@ -100,6 +100,18 @@ def test_chunks_may_be_cut_anywhere(cuts):
     assert check(chunks) == check(content)
 
 
+def test_a_blank_line_after_each_record_is_counted_and_changes_nothing():
+    report, trained, held_out = check(lines(GOOD).replace(b"\n", b"\n\n") + b"{}\n")
+    assert (report.statistics.lines, report.statistics.blank_lines) == (25, 12)
+    assert [finding.line for finding in report.findings] == [25]
+    assert len(trained) + len(held_out) == len(GOOD)
+
+
+def test_a_columns_name_that_is_data_is_not_shown():
+    report, _, _ = check(lines([{**record, "ann@contoso.com": 1, "id": 2} for record in GOOD]))
+    assert report.statistics.extra_columns == ["(a name that looks like personal data)", "id"]
+
+
 def test_blank_lines_bom_and_crlf_change_nothing_but_the_line_numbers():
     content = b"\xef\xbb\xbf\r\n" + lines(GOOD).replace(b"\n", b"\r\n\r\n  \n")[:-1]
     report, trained, held_out = check(content)
