@@ -23,9 +23,10 @@ NEAR = 250_000  # records compared: 36 bytes each
 PERMUTATIONS, ALIKE = 8, 7
 WINDOW = 8  # bytes of a piece: about a word and a half
 REACH = 1 << 18  # bytes of a record that are compared: of the letter u alone, each byte would begin a piece
-# A piece begins at a byte with these six low bits: u, r, 5 and 2; in Cyrillic е and в; in scripts with three bytes a
-# character two bytes of 96. So they are common in every language, and found by comparing bytes.
-BEGINNINGS = (np.uint8(0x35), np.uint8(0x32))
+# A piece begins at a byte with these six low bits: in short records u, r, 5, 2, in Cyrillic е and в; in long ones v, 6,
+# ж and the like; in scripts with three bytes a character two bytes of 96 for each. So they are found in every language,
+# by comparing bytes.
+COMMON, RARE = (np.uint8(0x35), np.uint8(0x32)), np.uint8(0x36)
 MIN_PIECES = 4  # of a record that is compared; shorter ones are found only when they are equal
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -145,9 +146,11 @@ class Duplicates:
     def _add_near(self, block: Block, fingerprints: Array, lines: Array, held_out: Array) -> None:
         if self._thinness is None:
             length = float((block.ends - block.body_starts).mean())
-            self._thinness = 0 if length < 1024 else 1 if length < 3072 else 3 if length < 12288 else 15
+            self._thinness = 0 if length < 1024 else 1 if length < 12288 else 15
         ends = np.minimum(block.ends, block.body_starts + REACH)
-        minima, pieces = sketch(block.data[: int(ends[-1]) + WINDOW], block.body_starts, ends, self._thinness)
+        minima, pieces = sketch(
+            memoryview(block.data)[: int(ends[-1]) + WINDOW], block.body_starts, ends, self._thinness
+        )
         kept = pieces >= MIN_PIECES
         minima = minima[kept]
         for name, values in (
@@ -162,17 +165,15 @@ class Duplicates:
             self._near[name].frombytes(values.tobytes())
 
 
-def sketch(data: bytes, starts: Array, ends: Array, thinness: int) -> tuple[Array, Array]:
+def sketch(data: bytes | memoryview, starts: Array, ends: Array, thinness: int) -> tuple[Array, Array]:
     """Return the minima of each ``data[start:end]``, (records, 8) uint64, and the number of pieces that they are of.
 
     ``starts`` and ``ends`` (int64) ascend; ``data`` goes on for at least WINDOW bytes after the last end. With a
-    ``thinness`` of 0 about one byte in fourteen begins a piece, else one in 36, of which only those count whose hash
-    has the bits of ``thinness`` all zero.
+    ``thinness`` of 0 about one byte in fourteen begins a piece, else one in a hundred, of which only those count whose
+    hash has the other bits of ``thinness`` all zero.
     """
     low = np.frombuffer(data, np.uint8) & np.uint8(0x3F)
-    begins = low == BEGINNINGS[0]
-    if not thinness:
-        begins |= low == BEGINNINGS[1]
+    begins = low == RARE if thinness else (low == COMMON[0]) | (low == COMMON[1])
     places = np.flatnonzero(begins[: len(data) - WINDOW])
     windows: Array = np.ndarray((len(data) - WINDOW,), "<u8", data, strides=(1,))
     # One bit of each byte makes letters lower case; what else it merges does no harm.
@@ -180,8 +181,8 @@ def sketch(data: bytes, starts: Array, ends: Array, thinness: int) -> tuple[Arra
     hashes ^= hashes >> np.uint64(29)
     hashes *= _MULTIPLIERS[2]
     hashes ^= hashes >> np.uint64(32)
-    if thinness:
-        chosen = hashes & np.uint64(thinness) == 0
+    if thinness > 1:
+        chosen = hashes & np.uint64(thinness & ~1) == 0
         places, hashes = places[chosen], hashes[chosen]
     # Pieces within each record; those in a separator or across an end are in none.
     first, last = np.searchsorted(places, starts), np.searchsorted(places, ends - WINDOW, side="right")

@@ -20,11 +20,16 @@ class Lines:
     def __len__(self) -> int:
         return len(self._ends)
 
+    @property
+    def shortest(self) -> int:
+        """Bytes of the shortest line, its end included; 0 if there is none."""
+        return int(np.diff(self._ends, prepend=0).min()) if len(self._ends) else 0
+
     def are_objects(self) -> bool:
         """Whether each line begins and ends with a brace; an empty one does not."""
-        starts = np.concatenate(([0], self._ends[:-1]))
-        if not len(starts) or (self._ends - starts).min() < 2:
+        if self.shortest < 2:
             return False
+        starts = np.concatenate(([0], self._ends[:-1]))
         return bool((self._bytes[starts] == OPENING).all() and (self._bytes[self._ends - 2] == CLOSING).all())
 
     def select(self, wanted: Array) -> bytes:

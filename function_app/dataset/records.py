@@ -110,37 +110,36 @@ class Reader:
         """
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
+        lines = Lines(block)
+        total = len(lines)
         if block.isspace():
-            lines = block.count(b"\n")
-            self.blank_lines += lines
-            return _batch([], []), lines
-        total = block.count(b"\n")
+            self.blank_lines += total
+            return _batch([], []), total
         numbers: Sequence[int] = range(number, number + total)
-        if b"\n\n" in block or block.startswith(b"\n"):
+        if lines.shortest == 1:  # nothing but its end
             block, numbers = _without_blank_lines(block, number)
+            lines = Lines(block)
+            self.blank_lines += total - len(numbers)
         format_ = self.format or _format_of(block.partition(b"\n")[0])
-        batch = self._read_at_once(block, numbers, format_) if format_ else None
+        batch = self._read_at_once(lines, numbers, format_) if format_ else None
         if batch is None:
-            batch = self._read_each(block, numbers)
-        else:
-            self.format = format_
-        self.blank_lines += total - len(numbers)
+            return self._read_each(block, numbers), total
+        self.format = format_
         return batch, total
 
-    def _read_at_once(self, block: bytes, numbers: Sequence[int], format_: str) -> Batch | None:
-        """None when any line of the block needs a closer look."""
+    def _read_at_once(self, lines: Lines, numbers: Sequence[int], format_: str) -> Batch | None:
+        """None when any of the lines needs a closer look."""
         plain = self._plain and format_ in _PLAIN
         try:
-            records = (_PLAIN if plain else _LOOSE)[format_].decode_lines(block)
+            records = (_PLAIN if plain else _LOOSE)[format_].decode_lines(lines.data)
         except BROKEN:
             return None
-        lines = Lines(block)
         # As many records as lines, and every line an object: otherwise one may span two lines, or two share one.
         if len(records) != len(lines) or not lines.are_objects():
             return None
         if plain:
             return Batch(records, lines, numbers)
-        extra = set().union(*(_extra_columns(format_, _columns.decode(line)) for line in _split(block)))
+        extra = set().union(*(_extra_columns(format_, _columns.decode(line)) for line in _split(lines.data)))
         if extra & SUSPECT:
             return None
         self._note(extra)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 TOGETHER = 16  # blocks
+SAMPLE = 64 * 1024  # bytes
 MAX_TURNS = 100  # messages in a record that are told apart; those with more are counted together
 MESSAGE_TOKENS = 4  # what a chat template puts around a message: a role's token, a line break, an end, a line break
 
@@ -78,8 +79,11 @@ class Tally:
 
     def _add_letters(self, block: "Block") -> None:
         text = np.frombuffer(block.data, np.uint8)
+        # A part stands for a text that is all ASCII, and so all Latin: the number of its letters only weighs it.
+        part = text[:SAMPLE] if block.is_ascii else text
         # A letter with the sixth bit set is lower case; subtracting wraps around, so one comparison is enough.
-        self._letters[1] += np.count_nonzero((text | np.uint8(32)) - np.uint8(97) < 26)
+        letters = np.count_nonzero((part | np.uint8(32)) - np.uint8(97) < 26)
+        self._letters[1] += round(letters * len(text) / len(part))
         if not block.is_ascii:
             others = text[text >= 128].tobytes().decode()
             points = np.frombuffer(others.encode("utf-32-le"), np.uint32)

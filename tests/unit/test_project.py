@@ -34,9 +34,7 @@ def test_the_worker_imports_the_package_and_finds_one_app() -> None:
 
 
 def test_importing_the_app_is_quick_because_nothing_heavy_comes_along() -> None:
-    code = (
-        "import sys, function_app; print(*sys.modules, sep='\\n')"
-    )
+    code = "import sys, function_app; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"azure.ai.ml", "promptflow", "torch", "numpy", "hyperscan", "tokenizers", "xxhash", "rich"}
     assert heavy & set(done.stdout.split()) == set()
