@@ -42,7 +42,8 @@ def examine(
     none. ``measured`` tells the tokens per second of an earlier run by the same recipe. A recipe that cannot be used is
     reported, and the file is then checked by the defaults, so that everything is told at once.
     """
-    from .dataset.check import Limits, check_file
+    from .dataset.check import check_file
+    from .dataset.lengths import Limits
     from .estimate import context_limit, estimate, max_length
 
     resolved = _resolve(companions, name, report)

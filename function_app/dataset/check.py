@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from . import formats, sensitive
@@ -16,6 +15,7 @@ from .block import Block
 from .duplicates import Duplicates
 from .findings import judge
 from .gunzip import BrokenGzip, gunzip
+from .lengths import NO_LIMITS, Limits, tell_length
 from .records import Batch, Reader, weights
 from .report import MAX_WARNINGS, LineErrors, Report
 from .rules import Turns
@@ -26,26 +26,10 @@ from .tokens import TokenCounter, TokenizerError
 Array = np.ndarray[Any, np.dtype[Any]]
 Write = Callable[[bytes], object]
 
-MAX_LINE = 2 * 1024 * 1024  # bytes: some 500,000 tokens, more than any context; decoding a longer one costs memory
 MAX_LINES = 100_000_000  # blank ones too; short lines take longer than their bytes
-MAX_BYTES = 16 * 1024**3  # unpacked; a function has ten minutes, and a file of this size needs most of them
 MAX_COUNTED = 100_000  # errors; to explain one takes twenty times as long as to read a good line
 BLOCK = 512 * 1024  # bytes that are worked on at once: what is made of them fits a core's cache
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How long an example may be, in tokens (None: not known), with the content of a tokenizer.json if there is one;
-    how long a line and the whole file may be, in bytes."""
-
-    context: int | None = None
-    max_length: int | None = None
-    tokenizer: bytes | None = None
-    max_line: int = MAX_LINE
-    max_bytes: int = MAX_BYTES
-
-
-NO_LIMITS = Limits()
 
 
 def check_file(
@@ -275,7 +259,9 @@ class Check:
         tokens, exact = self._tokens.count(block, limit)
         if limit is not None and self.reader.format != "text":  # a long text is trained on in pieces
             for index in np.flatnonzero(tokens > limit).tolist():
-                self._too_many_tokens(int(tokens[index]), numbers[index])
+                tell_length(
+                    self.report, self.limits, int(tokens[index]), self._tokens.exact, numbers[index], self.where
+                )
         self.tally.add(block, tokens, exact)
         if not block.system.all():
             self._count(
@@ -290,36 +276,6 @@ class Check:
         held_out = self.split.is_held_out(fingerprints)
         self.duplicates.add(block, fingerprints, np.asarray(numbers, np.int64), held_out)
         self.split.add(batch.lines, fingerprints, kept)
-
-    def _too_many_tokens(self, tokens: int, line: int) -> None:
-        context, max_length = self.limits.context, self.limits.max_length
-        about = "" if self._tokens.exact else "about "
-        fix = "Shorten or split it, or take a base model with a longer context."
-        # An estimate that is twice too high is rare, and one that refuses a good file is worse than one that warns.
-        if context is not None and tokens > (context if self._tokens.exact else 2 * context):
-            self.report.error(
-                "too_long",
-                f"The example has {about}{tokens:,} tokens; the base model's context holds {context:,}.",
-                fix,
-                line=line,
-                **self.where,
-            )
-        elif context is not None and tokens > context:
-            self.report.warn(
-                "maybe_too_long",
-                f"The example has about {tokens:,} tokens; the base model's context holds {context:,}.",
-                f"{fix} With the model's tokenizer.json beside the dataset tokens are counted exactly.",
-                line=line,
-                **self.where,
-            )
-        else:
-            self.report.warn(
-                "truncated",
-                f"The example has {about}{tokens:,} tokens; {max_length:,} are trained on, its end is cut off.",
-                "Set training.max_length in recipe.yaml higher, if its end matters.",
-                line=line,
-                **self.where,
-            )
 
     def _count(self, code: str, line: int, times: int = 1) -> None:
         self.counted[code] = self.counted.get(code, 0) + times

@@ -4,8 +4,9 @@ import msgspec
 import pytest
 from broken import CORPUS, LONGEST_LINE, MARKER, Broken
 
-from function_app.dataset.check import Limits, check_file
+from function_app.dataset.check import check_file
 from function_app.dataset.codes import CODES
+from function_app.dataset.lengths import Limits
 from function_app.dataset.report import Report
 
 

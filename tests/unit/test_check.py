@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from function_app.dataset.check import Limits, check_file
+from function_app.dataset.check import check_file
+from function_app.dataset.lengths import Limits
 from function_app.dataset.report import MAX_ERRORS, Report, Severity
 
 Outcome = tuple[Report, list[bytes], list[bytes]]

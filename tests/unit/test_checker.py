@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,8 +21,6 @@ from function_app.dataset.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-# TO THE LEAD: these begin to run by themselves when function_app/dataset/check.py is there.
-real_check = pytest.mark.skipif(find_spec("function_app.dataset.check") is None, reason="check.py is not there yet")
 
 
 class Limits(msgspec.Struct):
@@ -271,7 +268,6 @@ def sample() -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-@real_check
 def test_really_a_good_file_is_accepted_and_its_packed_twin_alike(tmp_path: Path, run: Run) -> None:
     content = "\n".join(chats()).encode()
     (tmp_path / "a.jsonl").write_bytes(content)
@@ -286,7 +282,6 @@ def test_really_a_good_file_is_accepted_and_its_packed_twin_alike(tmp_path: Path
     assert (plain.statistics.train, plain.statistics.eval) == (packed.statistics.train, packed.statistics.eval)
 
 
-@real_check
 def test_really_the_broken_lines_are_named(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.jsonl").write_bytes(sample())
     code, out = run(tmp_path / "a.jsonl")
@@ -296,7 +291,6 @@ def test_really_the_broken_lines_are_named(tmp_path: Path, run: Run) -> None:
     assert "ticket" in out
 
 
-@real_check
 def test_really_nothing_at_all_is_rejected(tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"")
     code, out = run(tmp_path / "a.jsonl")
@@ -304,7 +298,6 @@ def test_really_nothing_at_all_is_rejected(tmp_path: Path, run: Run) -> None:
     assert "empty_file" in out
 
 
-@real_check
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not there")
 @pytest.mark.parametrize(
     ("name", "code"), [("codegen-train.jsonl", 0), ("codegen-eval.jsonl", 0), ("codegen-alpaca-format.jsonl", 1)]
@@ -314,7 +307,6 @@ def test_really_the_shared_files(name: str, code: int, run: Run) -> None:
     assert found == code, out
 
 
-@real_check
 def test_really_a_terminal_gets_colours_and_its_width(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(sample())
     main_end, terminal_end = pty.openpty()
@@ -335,7 +327,6 @@ def test_really_a_terminal_gets_colours_and_its_width(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
 
 
-@real_check
 def test_really_the_documented_sample_is_the_output(tmp_path: Path, run: Run) -> None:
     (tmp_path / "chats.jsonl").write_bytes(sample())
     _, output = run(tmp_path / "chats.jsonl")

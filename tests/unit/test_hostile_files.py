@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from function_app.dataset import check as checking
 from function_app.dataset import duplicates, sensitive
-from function_app.dataset.check import Limits, check_file
+from function_app.dataset.check import check_file
 from function_app.dataset.gunzip import BrokenGzip, gunzip
+from function_app.dataset.lengths import Limits
 from function_app.dataset.line_formats import foreign_line
 from function_app.dataset.records import MAX_COLUMNS, MAX_NAME
 from function_app.dataset.report import Report
