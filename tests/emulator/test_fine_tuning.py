@@ -223,7 +223,7 @@ def test_a_fine_tuning_job_registers_its_model(azure: LocalAzure, ml: MLClient, 
 
 
 def test_a_fine_tuning_job_fails_with_what_the_training_said(ml: MLClient, tmp_path: Path) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"text": "no messages"}\n')
+    (tmp_path / "bad.jsonl").write_text('{"texts": "no messages"}\n')
     job = create_finetuning_job(
         task="chatCompletion",
         training_data=str(tmp_path / "bad.jsonl"),
