@@ -1,8 +1,8 @@
 """The intake: how fast files are checked, against `json` and pydantic, and in how much memory.
 
-Files are 200 MB of real chats (bench/intake_data.py), in the page cache; every rate is the median of five processes,
-which do nothing else. The peer reads the first 20 MB of the same file: its rate does not depend on the length. The
-floor is msgspec's parser alone, into typed records, on the same bytes.
+Files are 200 MB of real chats (bench/intake_data.py), read into memory before; every rate is the median of five
+processes, which do nothing else. The peer reads the first 20 MB of the same file: its rate does not depend on the
+length. The floor is msgspec's parser alone, into typed records, on the same bytes.
 """
 
 import json
