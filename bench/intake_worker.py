@@ -7,7 +7,6 @@ download BLOB; prints one JSON object.
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 import psutil
+
+from .measure import rss_samples
 
 CHUNK = 4 * 1024 * 1024
 HOLDOUT = 0.1
@@ -131,23 +132,10 @@ WAYS: dict[str, tuple[Callable[[Path, int], Iterable[bytes]], Callable[[Iterable
 @contextmanager
 def peak_memory() -> Iterator[Json]:
     """``idle`` and ``peak`` RSS in bytes, sampled by a thread; the peak is there at the end."""
-    process = psutil.Process()
-    found = {"idle": process.memory_info().rss, "peak": 0}
-    ended = threading.Event()
-
-    def sample() -> None:
-        while True:
-            found["peak"] = max(found["peak"], process.memory_info().rss)
-            if ended.wait(0.02):
-                return
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
+    with rss_samples(psutil.Process(), 0.02) as samples:
+        found = {"idle": samples[0][1], "peak": 0}
         yield found
-    finally:
-        ended.set()
-        thread.join()
+    found["peak"] = max(rss for _, rss in samples)
 
 
 def memory() -> Json:

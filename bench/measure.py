@@ -1,7 +1,13 @@
 """What a benchmark returns, and how a table of it is printed."""
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,23 @@ def _cells(m: Measure) -> tuple[str, ...]:
     ratio = f"{m.ratio:.2f}x" if m.ratio is not None else "–"
     met = {True: "yes", False: "no", None: "–"}[m.met]
     return m.measure, f"{m.ours:.1f} {m.unit}", peer, ratio, m.target or "–", met
+
+
+@contextmanager
+def rss_samples(process: psutil.Process, seconds: float) -> Iterator[list[tuple[float, int]]]:
+    """Samples (time, RSS in bytes) of a process, taken by a thread; the first is there at once, the last at the end."""
+    samples = [(time.time(), process.memory_info().rss)]
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(seconds):
+            samples.append((time.time(), process.memory_info().rss))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+        samples.append((time.time(), process.memory_info().rss))

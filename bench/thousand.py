@@ -10,7 +10,6 @@ import re
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from azure.identity import DefaultAzureCredential
 
 from tests.local_azure import LocalAzure, local_azure
 
-from .measure import Measure
+from .measure import Measure, rss_samples
 
 GOOD, BROKEN, OVERWRITTEN = 1_000, 20, 20
 MARKS = (200, 400, 600, 800)  # after so many files the memory is looked at, and at the end again
@@ -231,21 +230,8 @@ def phases(dropped: list[Dropped], records: dict[str, list[Json]], functions: st
 def memory_of(azure: LocalAzure, part: str, seconds: float = 0.25) -> Iterator[list[tuple[float, int]]]:
     """Samples (time, RSS in bytes) of one program of the local Azure, taken by a thread; the first is there at once."""
     state = json.loads((azure.home / "state.json").read_text(encoding="utf-8"))
-    process = psutil.Process(int(state["processes"][part]["pid"]))
-    samples = [(time.time(), process.memory_info().rss)]
-    ended = threading.Event()
-
-    def sample() -> None:
-        while not ended.wait(seconds):
-            samples.append((time.time(), process.memory_info().rss))
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
+    with rss_samples(psutil.Process(int(state["processes"][part]["pid"])), seconds) as samples:
         yield samples
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _times(uploaded: float, started: float, stages: list[Phases]) -> list[Measure]:

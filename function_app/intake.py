@@ -14,6 +14,7 @@ from azure.storage.blob import BlobProperties, ContainerClient
 from . import azure_clients
 from .blob_ranges import Replaced, large_file_slot, read_ranges
 from .block_writer import BlockWriter
+from .dataset.lengths import MAX_BYTES
 from .dataset.report import Report
 from .errors import TransientError, UserError
 from .examine import Companions, examine, same_training
@@ -31,8 +32,6 @@ UNPLACED = "unplaced"  # the model of a run whose file lies where no model can b
 # Bytes that are read of a companion: more than any good one has, and what is longer is refused for its length.
 COMPANION_LIMIT = {RECIPE: 1 << 17, TOKENIZER: 1 << 26}
 PIECE = 1 << 20  # bytes of a range that is read and of a block that is written; about ten of them are held
-MAX_BYTES = 16 * 1024**3  # of a file as it is stored; dataset/check.py has the limit for what it unpacks to
-HEAD = 64 * 1024  # bytes by which a file of another format is recognised
 
 
 class DatasetError(UserError):
@@ -142,7 +141,7 @@ def _chunks(blob: str, etag: str, size: int) -> Generator[bytes]:
 
 def _name_the_format(run: Run, report: Report, problem: str) -> None:
     """Say what a misplaced file is, if that can be told, else that it is misplaced."""
-    from .dataset.formats import foreign_file
+    from .dataset.formats import HEAD, foreign_file
 
     head = b"".join(_chunks(run.dataset.blob, run.dataset.etag, min(HEAD, run.dataset.size)))
     name = run.dataset.blob.rpartition("/")[2]
