@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from function_app.dataset.report import Percentiles, Statistics
+from function_app.dataset.report import Percentiles, Report, Statistics
 from function_app.estimate import context_limit, estimate, max_length
+from function_app.examine import Companions, examine
 from function_app.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,14 +25,16 @@ def phi(method: str = "lora", training: str = "", machine: str = A100) -> str:
 
 
 def test_the_demos_file_takes_the_steps_that_the_readme_shows() -> None:
-    records = [json.loads(line) for line in (ROOT / "demo" / "dataset.jsonl").read_text(encoding="utf-8").splitlines()]
-    with_system = sum(record["messages"][0]["role"] == "system" for record in records)
-    recipe = read_recipe((ROOT / "demo" / "recipe.yaml").read_text(encoding="utf-8"))
-    found = estimate(recipe, Statistics(records=120, train=113, eval=7, with_system=with_system, tokens=6000))
-    assert len(records) == 120
-    assert f"step 1/{found.steps} " in (ROOT / "README.md").read_text(encoding="utf-8")
+    demo = ROOT / "demo"
+    report = Report()
+    companions = Companions(recipe=(demo / "recipe.yaml").read_bytes())
+    examine([(demo / "dataset.jsonl").read_bytes()], report, name="dataset.jsonl", companions=companions)
+    readme, found, counts = (ROOT / "README.md").read_text(encoding="utf-8"), report.estimate, report.statistics
+    assert found is not None
+    assert f"step 1/{found.steps} " in readme
+    assert f"{counts.train} records to train on, {counts.eval} held out; {found.steps} steps" in readme
     assert found.epochs == 15
-    assert found.trained_tokens == 6000 * 113 / 120 * 2 * 15
+    assert found.trained_tokens == pytest.approx(counts.tokens * counts.train / counts.records * 2 * 15, abs=1)
     assert found.seconds == pytest.approx(found.trained_tokens / 9000, abs=0.1)
 
 
