@@ -32,14 +32,21 @@ class FineTuneArguments:
     eval_file: Annotated[str | None, "held-out records of the same form; without it nothing is measured"] = None
 
     base_model: Annotated[str, "'embedded' (a tiny random Phi-3), a Hugging Face id, a local folder"] = EMBEDDED
-    method: Annotated[Literal["full", "lora"], "train every weight, or low-rank adapters"] = "full"
+    base_path: Annotated[str | None, "folder with that model's files, where the platform has fetched them"] = None
+    champion_path: Annotated[str | None, "folder of the model that serves now, to be measured beside the others"] = None
+    checkpoint_output: Annotated[str | None, "folder for checkpoints; without it a stopped job begins anew"] = None
+    method: Annotated[
+        Literal["full", "lora", "qlora"], "train every weight, low-rank adapters, or these on a base in 4 bits"
+    ] = "full"
     epochs: Annotated[float | None, "passes over the training records"] = None
     learning_rate: Annotated[float | None, "peak learning rate"] = None
     batch_size: Annotated[int | None, "records in a forward pass, on each device"] = None
     gradient_accumulation: Annotated[int, "forward passes in an optimiser step"] = EVERY["gradient_accumulation"]
     max_length: Annotated[int, "tokens of a record; longer chats are cut, longer texts split"] = EVERY["max_length"]
-    packing: Annotated[bool, "put several short records into one sequence of max_length tokens"] = EVERY["packing"]
-    activation_checkpointing: Annotated[bool, "recompute activations to save memory"] = False
+    packing: Annotated[bool | None, "put several short records into one sequence of max_length tokens"] = None
+    activation_checkpointing: Annotated[
+        bool | None, "recompute activations to save memory; None: when the estimate says that it must be"
+    ] = None
     warmup: Annotated[float, "share of the steps in which the learning rate rises"] = EVERY["warmup"]
     lr_scheduler: Annotated[Literal["cosine", "linear", "constant"], "the learning rate's fall"] = EVERY["lr_scheduler"]
     weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = EVERY["weight_decay"]
@@ -47,7 +54,19 @@ class FineTuneArguments:
         Literal["assistant", "all"], "train on the assistant's tokens or on all; of texts always all"
     ] = EVERY["loss_on"]
     copies_without_system: Annotated[bool | None, "train on each record without its system message too"] = None
-    precision: Annotated[Literal["auto", "bf16", "fp32"], "auto: bf16 where the device has it"] = EVERY["precision"]
+    precision: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"], "auto: bf16 where the device has it, else fp16 on a GPU, else fp32"
+    ] = EVERY["precision"]
+    sharding: Annotated[
+        Literal["none", "zero2", "zero3", "fsdp"], "what of the model's state the processes share out among them"
+    ] = EVERY["sharding"]
+    eval_every: Annotated[float, "epochs between measurements of the held-out loss in training; 0: none"] = EVERY[
+        "eval_every"
+    ]
+    early_stopping: Annotated[
+        int, "measurements in a row without a better held-out loss after which training stops; 0: never"
+    ] = EVERY["early_stopping"]
+    checkpoint_minutes: Annotated[float, "minutes between checkpoints"] = EVERY["checkpoint_minutes"]
     seed: Annotated[int, "of the shuffling, the dropout and the adapters' initial weights"] = EVERY["seed"]
 
     lora_r: Annotated[int, "rank of the adapters"] = EVERY["lora_r"]
@@ -77,7 +96,7 @@ class FineTuneArguments:
         ):
             if not getattr(self, name) > 0:
                 raise FineTuneError(f"{name} must be greater than 0, found {getattr(self, name)}")
-        for name in ("eval_samples", "weight_decay"):
+        for name in ("eval_samples", "weight_decay", "eval_every", "early_stopping", "checkpoint_minutes"):
             if getattr(self, name) < 0:
                 raise FineTuneError(f"{name} must not be negative, found {getattr(self, name)}")
         for name in ("warmup", "lora_dropout"):
@@ -131,6 +150,7 @@ NOT_FOR_THE_JOB = ("preset", "engine", "compute", "serving", "gate")
 # Options that are no hyperparameters: a recipe has them elsewhere, or they are the platform's.
 NOT_IN_TRAINING = (
     *("train_file", "eval_file", "model_output", "report_output"),
+    *("base_path", "champion_path", "checkpoint_output"),
     *("base_model", "method", "questions", "eval_samples", "eval_max_new_tokens"),
 )
 

@@ -59,10 +59,11 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
     from transformers import set_seed
 
     from training.base_model import load_base_model
+    from training.choices import use_threads_given
     from training.evaluate import Exam
     from training.export import context_length, export
     from training.progress import Tracking
-    from training.trainer import train, use_threads_given
+    from training.trainer import train
 
     use_threads_given()
     set_seed(arguments.seed)

@@ -1,6 +1,5 @@
 """Train the model with TRL's SFTTrainer, every weight or low-rank adapters."""
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from training import FineTuneError
 from training.arguments import FineTuneArguments
+from training.choices import Choices, choose, prepare
 from training.progress import Progress, Tracking
 
 if TYPE_CHECKING:
@@ -20,19 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROGRESS_LINES = 20  # in a whole run, about
-
-
-def use_threads_given() -> None:
-    """Let torch use OMP_NUM_THREADS threads or, without it, as many as this process may run on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cores))
-
-
-def computes_bf16() -> bool:
-    """Return whether the device multiplies bf16 natively; where a CPU only emulates it, fp32 is faster."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def train(
@@ -47,17 +34,16 @@ def train(
     ``dataset`` has the columns of ``data.tokenize``. The model comes back in the dtype it came in, adapters merged.
     Raises FineTuneError when the loss is not a number or the GPU's memory is too small.
     """
-    bf16 = arguments.precision == "bf16" or (arguments.precision == "auto" and computes_bf16())
+    choices = choose(arguments, model, dataset)
     stored_dtype = model.dtype
-    # Full training keeps its master weights in fp32; a base that only carries adapters may stay small.
-    model = model.to(torch.bfloat16 if bf16 and arguments.method == "lora" else torch.float32)
+    model = prepare(model, choices)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=model,
-            args=_config(arguments, Path(scratch), len(dataset), bf16),
+            args=_config(arguments, choices, Path(scratch), len(dataset)),
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=_adapters(arguments) if arguments.method == "lora" else None,
+            peft_config=None if arguments.method == "full" else _adapters(arguments),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Progress(tracking))
@@ -72,7 +58,7 @@ def train(
         seconds = time.monotonic() - started
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tuned = trainer.accelerator.unwrap_model(trainer.model)
-    if arguments.method == "lora":
+    if arguments.method != "full":
         tuned = tuned.merge_and_unload()
     return tuned.to(stored_dtype), {
         "steps": trainer.state.global_step,
@@ -82,26 +68,21 @@ def train(
     }
 
 
-def _config(arguments: FineTuneArguments, scratch: Path, examples: int, bf16: bool) -> "SFTConfig":
-    # A packed sequence holds several records. Without a flash kernel it must be alone in its forward pass, because
-    # the mask that keeps its records apart exists only there; so batches become accumulation.
-    per_device = 1 if arguments.packing else arguments.batch_size
-    accumulation = arguments.gradient_accumulation * (arguments.batch_size if arguments.packing else 1)
-    steps = max(1, int(examples / (per_device * accumulation) * arguments.epochs))
+def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examples: int) -> "SFTConfig":
+    per_step = choices.per_device_batch * choices.accumulation
+    steps = max(1, int(examples / per_step * arguments.epochs))
     return SFTConfig(
         output_dir=str(scratch),
         num_train_epochs=arguments.epochs,
-        per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=choices.per_device_batch,
+        gradient_accumulation_steps=choices.accumulation,
         learning_rate=arguments.learning_rate,
         lr_scheduler_type=arguments.lr_scheduler,
         warmup_steps=arguments.warmup,
         weight_decay=arguments.weight_decay,
         max_length=arguments.max_length,
-        packing=arguments.packing,
-        activation_checkpointing=arguments.activation_checkpointing,
         use_cpu=not torch.cuda.is_available(),
-        bf16=bf16,
+        **choices.sft_options,
         seed=arguments.seed,
         logging_steps=max(1, steps // PROGRESS_LINES),
         logging_first_step=True,

@@ -10,7 +10,7 @@ from .fields import Recipe
 
 TRAINING = Path(__file__).resolve().parents[2] / "training"
 EMBEDDED = "embedded"
-KINDS = (EMBEDDED, "full", "lora")
+KINDS = (EMBEDDED, "full", "lora", "qlora")
 
 
 @cache

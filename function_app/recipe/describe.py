@@ -89,6 +89,8 @@ def _default(option: Option, key: str) -> str:
 
 
 def _written(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):

@@ -53,17 +53,45 @@ class Training(Section, frozen=True):
         bool | None, Meta(description="Train on each record that has a system message a second time without it.")
     ] = None
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"] | None,
-        Meta(description="Number format of the computation; auto is bf16 where the machine computes it natively."),
+        Literal["auto", "bf16", "fp16", "fp32"] | None,
+        Meta(
+            description="Number format of the computation; auto is bf16 where the machine computes it natively, else"
+            " fp16 on a GPU, else fp32."
+        ),
     ] = None
-    lora_r: Annotated[PositiveInt | None, Meta(description="Rank of the adapters; with method lora only.")] = None
+    activation_checkpointing: Annotated[
+        bool | None,
+        Meta(description="Recompute activations to save memory; left out: when an estimate says that it must be."),
+    ] = None
+    sharding: Annotated[
+        Literal["none", "zero2", "zero3", "fsdp"] | None,
+        Meta(
+            description="What several GPUs share out among them: nothing, DeepSpeed's ZeRO stage 2 (gradients and"
+            " optimiser state) or 3 (the weights too), or PyTorch's FSDP (the same as stage 3)."
+        ),
+    ] = None
+    eval_every: Annotated[
+        NotNegative | None, Meta(description="Epochs between measurements of the held-out loss in training; 0: none.")
+    ] = None
+    early_stopping: Annotated[
+        Annotated[int, Meta(ge=0, le=1000)] | None,
+        Meta(
+            description="Measurements in a row without a better held-out loss after which training stops and goes back"
+            " to the best weights; 0: never."
+        ),
+    ] = None
+    checkpoint_minutes: Annotated[
+        NotNegative | None,
+        Meta(description="Minutes between the checkpoints from which a stopped job goes on."),
+    ] = None
+    lora_r: Annotated[PositiveInt | None, Meta(description="Rank of the adapters; with method lora or qlora.")] = None
     lora_alpha: Annotated[
         PositiveInt | None,
-        Meta(description="Scale of the adapters: their output counts alpha/r times; with method lora only."),
+        Meta(description="Scale of the adapters: their output counts alpha/r times; with method lora or qlora."),
     ] = None
     lora_dropout: Annotated[
         ShareOrNone | None,
-        Meta(description="Dropout on the adapters' input, a share from 0 to below 1; with method lora only."),
+        Meta(description="Dropout on the adapters' input, a share from 0 to below 1; with method lora or qlora."),
     ] = None
     seed: Annotated[
         Seed | None, Meta(description="Of the shuffling, the dropout and the adapters' initial weights.")
@@ -95,8 +123,25 @@ class Compute(Section, frozen=True):
             " be made; without it the app's TRAINING_INSTANCE_TYPE."
         ),
     ] = None
+    instance_count: Annotated[
+        Annotated[int, Meta(ge=1, le=64)], Meta(description="Machines that one job trains on, all of their GPUs.")
+    ] = 1
     max_nodes: Annotated[PositiveInt, Meta(description="Machines that the cluster grows to, when it is made.")] = 1
+    tier: Annotated[
+        Literal["dedicated", "low_priority"],
+        Meta(
+            description="Of a cluster that is yet to be made: low_priority costs about a fifth, and Azure may take a"
+            " machine away at any time; the job goes on from its last checkpoint."
+        ),
+    ] = "dedicated"
+    idle_minutes: Annotated[
+        Positive, Meta(description="Minutes after which an idle machine of the cluster is given back, when it is made.")
+    ] = 5.0
     max_hours: Annotated[Positive, Meta(description="Hours after which the job is stopped.")] = 12.0
+    budget: Annotated[
+        Positive | None,
+        Meta(description="US dollars that the training may cost by the estimate; a run above it is rejected."),
+    ] = None
 
 
 class Serving(Section, frozen=True):
@@ -134,15 +179,23 @@ class Recipe(Section, frozen=True):
         Text,
         Meta(
             description="The model to start from: embedded (a tiny one with random weights, without a download), a"
-            " Hugging Face id, or a folder that the job sees."
+            " Hugging Face id, a model of a registry (azureml://registries/…), live (the model of this name that"
+            " serves now), or a folder that the job sees."
         ),
     ] = "embedded"
     method: Annotated[
-        Literal["full", "lora"],
-        Meta(description="Train every weight, or low-rank adapters that are merged afterwards."),
+        Literal["full", "lora", "qlora"],
+        Meta(
+            description="Train every weight, low-rank adapters that are merged afterwards, or the same on a base in"
+            " 4 bits (an NVIDIA GPU is needed)."
+        ),
     ] = "full"
     engine: Annotated[
-        Literal["command"], Meta(description="What trains: command is this project's own code as an Azure ML job.")
+        Literal["command", "pipeline", "service"],
+        Meta(
+            description="What trains: command is this project's own code as an Azure ML job, pipeline the registry's"
+            " chat_completion_pipeline, service fine-tuning as a service, without machines of one's own."
+        ),
     ] = "command"
     training: Training = Training()
     evaluation: Evaluation = Evaluation()

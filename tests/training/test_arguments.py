@@ -47,7 +47,7 @@ def test_null_means_the_default_of_that_kind_of_base(tmp_path: Path) -> None:
         ({"batch_size": 2.5}, [], "batch_size in recipe.json must be a whole number, found 2.5"),
         ({"packing": "maybe"}, [], "packing in recipe.json must be true or false, found 'maybe'"),
         ({"questions": "Who?"}, [], "questions in recipe.json must be a list of texts"),
-        ({"method": "qlora"}, [], "method in recipe.json must be one of full, lora, found 'qlora'"),
+        ({"method": "dora"}, [], "method in recipe.json must be one of full, lora, qlora, found 'dora'"),
         ({"epochs": 0}, [], "epochs must be greater than 0, found 0.0"),
         ({"eval_max_new_tokens": 0}, [], "eval_max_new_tokens must be greater than 0, found 0"),
         ({}, ["--warmup", "nan"], "--warmup must be a number, found 'nan'"),
