@@ -21,8 +21,7 @@ demo: install ## Drop the sample file, watch it become a model, ask the model
 	@$(APP) -m demo
 
 test: install lint browser ## Run all tests, the end-to-end one included
-	$(APP) -m pytest tests --ignore tests/training
-	$(TRAINING) -m pytest tests/training
+	@$(APP) -m tests
 
 lint: .venv/installed ## Check style and types
 	$(APP) -m ruff check .
