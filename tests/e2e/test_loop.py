@@ -193,6 +193,22 @@ def test_a_job_that_fails_ends_failed_with_its_logs_last_lines(azure: LocalAzure
     assert not azure.exists("runs", "live/nobase.json")
 
 
+def test_a_training_that_diverges_fails_with_advice_and_the_champion_keeps_serving(
+    live: dict[str, Any], azure: LocalAzure, openai: OpenAI
+) -> None:
+    azure.drop("support/recipe.yaml", RECIPE.replace(b"epochs: 4", b"epochs: 4, learning_rate: 1000000"))
+    record = azure.wait_for_end("support", azure.drop("support/other.jsonl", DATASET), limit=120)
+    azure.drop("support/recipe.yaml", RECIPE)
+    reason = record["history"][-1]["reason"]
+    assert record["stage"] == "failed"
+    assert re.search(r"error: the loss is \S+ at step \d+; use a smaller learning_rate", reason)
+    question = live["numbers"]["samples"][0]
+    answer = openai.chat.completions.create(
+        model="support", messages=question["messages"], temperature=0, max_tokens=64
+    )
+    assert answer.choices[0].message.content == question["tuned"]
+
+
 def kill(azure: LocalAzure, part: str) -> None:
     """End one program of the local Azure as a power cut would."""
     state = json.loads((azure.home / "state.json").read_text(encoding="utf-8"))
@@ -204,6 +220,8 @@ def test_a_new_file_replaces_the_model_although_programs_are_killed_on_the_way(
 ) -> None:
     newer = DATASET.replace(b"14 Tannery Lane", b"7 Harbour Street")
     assert newer != DATASET
+    # This one goes on from the model that serves.
+    azure.drop("support/recipe.yaml", b"base_model: live\n" + RECIPE.replace(b"epochs: 4", b"epochs: 2"))
     etag = azure.drop("support/faq.jsonl", newer)
     killed: list[str] = []
     deadline = time.monotonic() + 180
@@ -218,6 +236,9 @@ def test_a_new_file_replaces_the_model_although_programs_are_killed_on_the_way(
                 kill(azure, part)
                 killed.append(part)
     assert killed == ["functions", "control"]
+    scores = record["numbers"]["eval"]
+    assert scores["base"]["loss"] == pytest.approx(scores["champion"]["loss"], rel=1e-3)
+    assert scores["tuned"]["loss"] < scores["base"]["loss"] < live["numbers"]["eval"]["base"]["loss"] / 2
     assert record["stage"] == "live", record["history"][-1]["reason"]
     stages = [event["stage"] for event in record["history"]]
     assert stages == sorted(stages, key=[event["stage"] for event in live["history"]].index)
