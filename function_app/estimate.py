@@ -21,6 +21,10 @@ QLORA_SLOWDOWN = 1.39
 # Measured on the demo's file with two laptop cores, docs/interfaces.md. Larger machines are hardly faster: it is tiny.
 EMBEDDED_TOKENS_PER_SECOND = 9000.0
 
+# What the registry's chat_completion_pipeline takes for what a recipe leaves out, unless the model has defaults of its
+# own (tutorial 001; function_app/engines/pipeline_inputs.py).
+PIPELINE_DEFAULTS: dict[str, Any] = {"epochs": 3.0, "batch_size": 1}
+
 
 def estimate(
     recipe: Recipe, statistics: Statistics, measured: float | None = None, instance_type: str | None = None
@@ -32,7 +36,7 @@ def estimate(
     machine where the recipe names neither one nor a cluster. The steps are exact when no record is left out for its
     length; with copies of files that have a system message in some records, about right.
     """
-    options = effective(recipe)
+    options = _options(recipe)
     name = machine_name(recipe, instance_type)
     devices = _devices(recipe, name)
     examples, tokens = _examples(statistics, options)
@@ -50,6 +54,15 @@ def estimate(
         cost_limit=price.limit,
         cost_basis=price.basis,
     )
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """Every hyperparameter with the value that the engine will use, as far as it is known here."""
+    options = effective(recipe)
+    if recipe.engine == "pipeline":
+        given = recipe.training_options()
+        options |= {name: value for name, value in PIPELINE_DEFAULTS.items() if name not in given}
+    return options
 
 
 def machine_name(recipe: Recipe, instance_type: str | None) -> str:

@@ -12,12 +12,14 @@ from .fields import Recipe
 # chat_completion_pipeline answer to; of the service: those of a fine-tuning job of a catalogue model.
 PIPELINE = frozenset(
     [
-        *("epochs", "learning_rate", "batch_size", "gradient_accumulation", "max_length", "lr_scheduler"),
-        *("weight_decay", "lora_r", "lora_alpha", "lora_dropout", "seed", "precision"),
+        *("epochs", "learning_rate", "batch_size", "gradient_accumulation", "max_length", "warmup", "lr_scheduler"),
+        *("weight_decay", "lora_r", "lora_alpha", "lora_dropout", "seed", "precision", "sharding", "eval_every"),
+        "early_stopping",
     ]
 )
 SERVICE = frozenset(["epochs", "learning_rate", "batch_size"])
 KEYS = {"pipeline": PIPELINE, "service": SERVICE}
+REGISTRIES = "azureml://registries/"
 
 
 def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
@@ -37,26 +39,29 @@ def _of_engine(recipe: Recipe) -> Iterator[str]:
     engine = recipe.engine
     if engine == "command":
         return
-    if recipe.base_model == EMBEDDED:
+    if recipe.base_model in (EMBEDDED, LIVE) or (engine == "service" and not recipe.base_model.startswith(REGISTRIES)):
         yield (
-            f"`engine: {engine}` cannot train `base_model: {EMBEDDED}`, which is in no registry; name a model of the"
-            " catalogue as base_model, or take engine: command."
+            f"`engine: {engine}` trains models of a registry only, not `base_model: {recipe.base_model}`; name one,"
+            f" such as {REGISTRIES}azureml/models/Phi-4-mini-instruct, or take engine: command."
         )
-    if recipe.base_model == LIVE and engine == "service":
+    if recipe.gate.rule != "always":
         yield (
-            "`engine: service` trains models of the catalogue only, not `base_model: live`; name one, or take engine:"
-            " command."
+            f"`engine: {engine}` does not measure the base model, so nothing could pass `gate.rule: {recipe.gate.rule}`"
+            "; set gate: {rule: always} to let its models serve unjudged, or take engine: command."
         )
-    given = [name for name, value in msgspec.structs.asdict(recipe.training).items() if value is not None]
+    given = {name: value for name, value in msgspec.structs.asdict(recipe.training).items() if value is not None}
     unknown = [f"`training.{name}`" for name in given if name not in KEYS[engine]]
+    if engine == "pipeline":
+        unknown += ["`method: qlora`"] if recipe.method == "qlora" else []
+        unknown += ["`training.precision: bf16`"] if given.get("precision") == "bf16" else []
+        unknown += ["`training.sharding: fsdp`"] if given.get("sharding") == "fsdp" else []
     if unknown:
         yield (
             f"`engine: {engine}` has nothing that answers to {', '.join(unknown)}; leave that out, or take engine:"
-            f" command. What {engine} has: {', '.join(sorted(KEYS[engine]))}."
+            f" command. What {engine} has of training: {', '.join(sorted(KEYS[engine]))}."
         )
-    epochs = recipe.training.epochs
-    if epochs is not None and not float(epochs).is_integer():
-        yield f"`engine: {engine}` takes whole epochs, not {epochs:g}; round training.epochs."
+    if not float(given.get("epochs", 1)).is_integer():
+        yield f"`engine: {engine}` takes whole epochs, not {given['epochs']:g}; round training.epochs."
 
 
 def _of_training(recipe: Recipe) -> Iterator[str]:

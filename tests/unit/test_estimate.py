@@ -132,6 +132,12 @@ def test_several_gpus_and_machines_share_a_step() -> None:
     assert f"2 × {four_gpus}" in two_machines.basis
 
 
+def test_the_pipeline_has_defaults_of_its_own() -> None:
+    text = "base_model: microsoft/Phi-4-mini-instruct\nengine: pipeline\n"
+    assert estimate(read_recipe(text), plain(100)).steps == 300
+    assert estimate(read_recipe(f"{text}training: {{epochs: 1, batch_size: 4}}"), plain(100)).steps == 25
+
+
 def test_the_services_speed_is_not_known_but_from_an_earlier_run() -> None:
     text = "base_model: microsoft/Phi-4-mini-instruct\nengine: service"
     assert estimate(read_recipe(text), plain(100), instance_type=A100).seconds is None

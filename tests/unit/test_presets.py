@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from function_app.dataset.report import Statistics
+from function_app.dataset.report import Report, Statistics
+from function_app.dataset.wording import training
 from function_app.estimate import context_limit, estimate
+from function_app.examine import Companions, examine
 from function_app.machines import Base, Machine, base, machine
 from function_app.prices import prices
 from function_app.recipe import Recipe, read_recipe, resolve
@@ -38,7 +40,7 @@ def needed(recipe: Recipe, model: Base, recomputed: bool) -> float:
     does not keep. The vocabulary's scores exist in the number format and, with their gradient, in fp32.
     """
     options = effective(recipe)
-    size = 4 if options["precision"] == "fp32" else 2
+    size = 4 if options["precision"] == "fp32" else 2  # auto is only left to an A100
     linear = model.parameters - model.embeddings
     # 4 bits and, for double quantisation, 0.127 bits a parameter (Dettmers et al. 2023, section 3).
     weights = {
@@ -70,7 +72,7 @@ def test_a_preset_fits_its_machine(model: str, name: str) -> None:
     assert computer.name == MACHINES[name]
     # With room for what is rough in the formula. Only on the V100 activations have to be recomputed.
     assert needed(recipe, known, recomputed=name == "v100") < 0.85 * computer.memory
-    assert recipe.training.precision == computer.best_precision()
+    assert recipe.training.precision in (computer.best_precision(), None)  # None is auto, which is the same
     assert conflicts(recipe, computer.name) == []
     context = context_limit(recipe)
     assert context is not None
@@ -123,7 +125,8 @@ def test_the_presets_of_a_machine_differ_only_where_the_models_do(name: str) -> 
 def test_a_preset_can_be_trained_by_the_pipeline_too() -> None:
     for model, name in PAIRS:
         if name != "cpu":  # it is for GPUs
-            assert conflicts(resolve(f"preset: {model}-{name}\nengine: pipeline").recipe, MACHINES[name]) == []
+            text = f"preset: {model}-{name}\nengine: pipeline\ngate: {{rule: always}}"
+            assert conflicts(resolve(text).recipe, MACHINES[name]) == []
 
 
 def test_the_documents_table_of_presets_is_right() -> None:
@@ -134,5 +137,23 @@ def test_the_documents_table_of_presets_is_right() -> None:
         assert row, f"docs/training.md has no row for {model}-{name}"
         options = effective(recipe)
         batch = f"{options['batch_size']} × {options['gradient_accumulation']}"
-        cells = [f"`{computer.name}`", recipe.method, options["precision"], f"{options['max_length']:,}", batch]
+        length = f"{options['max_length']:,}"
+        cells = [f"`{computer.name}`", recipe.method, computer.best_precision(), length, batch]
         assert [cell.strip() for cell in row[1].split("|")] == cells
+
+
+def test_the_documents_estimate_is_what_the_checker_says() -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    report = Report(dataset="dataset.jsonl")
+    companions = Companions(recipe=b"preset: phi-4-mini-a100")
+    examine([(ROOT / "demo" / "dataset.jsonl").read_bytes()], report, name="dataset.jsonl", companions=companions)
+    for name, value in training(report):
+        assert re.search(rf"^  {re.escape(name)} +{re.escape(value)}$", page, re.MULTILINE), (name, value)
+
+
+def test_the_documents_recipes_are_valid() -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        read_recipe(block)
+    for inline in re.findall(r"`(compute: \{.*?\}|gate: \{.*?\})`", page):
+        read_recipe(inline)

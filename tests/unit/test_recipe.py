@@ -222,6 +222,8 @@ def test_the_recipe_survives_the_run_record() -> None:
 # --- what cannot be together ---
 
 PHI = "base_model: microsoft/Phi-4-mini-instruct\n"
+UNJUDGED = "gate: {rule: always}\n"
+REGISTRY = f"{UNJUDGED}base_model: azureml://registries/azureml/models/Phi-4-mini-instruct\n"
 
 
 @pytest.mark.parametrize(
@@ -236,18 +238,17 @@ PHI = "base_model: microsoft/Phi-4-mini-instruct\n"
         (f"{PHI}training: {{precision: fp16}}", "Standard_E16s_v3", ["`training.precision: fp16` is for GPUs"]),
         ("training: {early_stopping: 2, eval_every: 0}", "", ["needs measurements"]),
         ("training: {early_stopping: 2}", "", []),
-        ("base_model: live\nengine: service", "", ["not `base_model: live`"]),
-        ("base_model: live\nengine: pipeline", "", []),
-        ("engine: pipeline", "", ["cannot train `base_model: embedded`"]),
-        (f"{PHI}engine: service\nmethod: qlora", "Standard_E16s_v3", []),  # it has machines of its own
-        (f"{PHI}engine: service\ntraining: {{epochs: 3, learning_rate: 1, batch_size: 4}}", "", []),
-        (f"{PHI}engine: service\ntraining: {{lora_r: 8, seed: 1}}", "", ["`training.lora_r`, `training.seed`; leave"]),
-        (
-            f"{PHI}engine: pipeline\ntraining: {{seed: 1, warmup: 0.1}}",
-            "",
-            ["nothing that answers to `training.warmup`"],
-        ),
-        (f"{PHI}engine: pipeline\ntraining: {{epochs: 1.5}}", "", ["takes whole epochs, not 1.5"]),
+        (f"{UNJUDGED}engine: service\nbase_model: live", "", ["not `base_model: live`"]),
+        (f"{UNJUDGED}engine: service\nbase_model: microsoft/Phi-4-mini-instruct", "", ["of a registry only"]),
+        (f"{UNJUDGED}engine: pipeline", "", ["not `base_model: embedded`"]),
+        (f"{PHI}engine: pipeline", "", ["nothing could pass `gate.rule: better_than_base`"]),
+        (f"{REGISTRY}engine: service\nmethod: qlora", "Standard_E16s_v3", []),  # it has machines of its own
+        (f"{REGISTRY}engine: service\ntraining: {{epochs: 3, learning_rate: 1, batch_size: 4}}", "", []),
+        (f"{REGISTRY}engine: service\ntraining: {{lora_r: 8, seed: 1}}", "", ["`training.lora_r`, `training.seed`;"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{seed: 1, packing: true}}", "", ["answers to `training.packing`;"]),
+        (f"{REGISTRY}engine: pipeline\nmethod: qlora", "", ["answers to `method: qlora`"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{precision: bf16}}", "", ["`training.precision: bf16`"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{epochs: 1.5}}", "", ["takes whole epochs, not 1.5"]),
     ],
 )
 def test_what_cannot_be_together_is_told_from_the_recipe_alone(text: str, machine: str, said: list[str]) -> None:
