@@ -111,6 +111,17 @@ def test_a_presets_time_and_cost_are_told(model: str, name: str) -> None:
     assert found.cost == pytest.approx((found.seconds / 3600 + 0.25) * hourly, abs=0.01)
 
 
+def test_the_training_job_takes_a_presets_file_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from training.arguments import parse_arguments
+
+    for path in PRESETS.glob("*.yaml"):
+        needed_too = ("--train_file", "t", "--model_output", "m", "--report_output", "r")
+        arguments = parse_arguments(["--config", str(path), *needed_too])
+        given = effective(resolve(f"preset: {path.stem}").recipe)
+        assert {name: getattr(arguments, name) for name in given} == given
+
+
 @pytest.mark.parametrize("name", MACHINES)
 def test_the_presets_of_a_machine_differ_only_where_the_models_do(name: str) -> None:
     recipes = [preset(model, name)[0] for model in MODELS]
