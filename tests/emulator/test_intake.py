@@ -82,10 +82,8 @@ def test_a_recipe_that_is_wrong_is_told_with_what_is_wrong_with_the_file(azure: 
 
 
 def test_a_run_over_its_budget_is_refused_with_what_it_would_cost(azure: LocalAzure) -> None:
-    machine = (
-        "base_model: microsoft/Phi-4-mini-instruct\ncompute: {instance_type: Standard_NC24ads_A100_v4, budget: %g}"
-    )
-    put(azure, "dear/recipe.yaml", (machine % 0.5).encode())
+    text = "preset: phi-4-mini-a100\ncompute: {budget: %g}"
+    put(azure, "dear/recipe.yaml", (text % 0.5).encode())
     run = put(azure, "dear/a.jsonl", lines(20))
     with pytest.raises(intake.DatasetError, match=r"more than the budget of 0\.50 US dollars"):
         intake.take_in(run)
