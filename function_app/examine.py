@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from .budget import judge
 from .dataset.report import Report
 from .recipe import Recipe, RecipeError, Resolved, resolve
+from .recipe.defaults import LIVE
 
 Write = Callable[[bytes], object]
 
@@ -35,21 +37,27 @@ def examine(
     held_out: Write | None = None,
     instance_type: str | None = None,
     measured: Callable[[Recipe], float | None] | None = None,
+    live_base: Callable[[], str | None] | None = None,
 ) -> tuple[Recipe, int]:
     """Check a file and fill in ``report``; return its recipe and the fingerprint of its records and their split.
 
     ``train`` and ``held_out`` get the lines for the training job. ``instance_type``: the machine where the recipe names
-    none. ``measured`` tells the tokens per second of an earlier run by the same recipe. A recipe that cannot be used is
-    reported, and the file is then checked by the defaults, so that everything is told at once.
+    none. ``measured`` tells the tokens per second of an earlier run by the same recipe, and ``live_base`` the base of
+    the model that serves now (None: none does); without it that is not known. A recipe that cannot be used is reported,
+    and the file is then checked by the defaults, so that everything is told at once.
     """
     from .dataset.check import check_file
     from .dataset.lengths import Limits
-    from .estimate import context_limit, estimate, max_length
+    from .estimate import context_limit, estimate, machine_name, max_length
+    from .recipe.conflicts import conflicts
 
     resolved = _resolve(companions, name, report)
     recipe = resolved.recipe
     report.recipe = msgspec.to_builtins(recipe)
     report.recipe_layers = resolved.layers
+    based = _with_live_base(recipe, live_base, report)
+    for problem in conflicts(recipe, machine_name(recipe, instance_type)):
+        report.error("invalid_recipe", problem, "See docs/recipe.md for all keys.")
     fingerprint = check_file(
         chunks,
         report,
@@ -57,14 +65,29 @@ def examine(
         holdout=recipe.evaluation.holdout,
         train=train,
         held_out=held_out,
-        limits=Limits(context=context_limit(recipe), max_length=max_length(recipe), tokenizer=companions.tokenizer),
+        limits=Limits(context=context_limit(based), max_length=max_length(based), tokenizer=companions.tokenizer),
         eval_chunks=companions.eval_chunks,
         eval_name=companions.eval_name,
     )
     if report.valid:
         speed = measured(recipe) if measured else None
-        report.estimate = estimate(recipe, report.statistics, speed, instance_type)
+        report.estimate = estimate(based, report.statistics, speed, instance_type)
+        judge(report, report.estimate, recipe.compute)
     return recipe, fingerprint
+
+
+def _with_live_base(recipe: Recipe, live_base: Callable[[], str | None] | None, report: Report) -> Recipe:
+    """The recipe with the base that ``live`` stands for, to reckon with; as it is where that is not known."""
+    if recipe.base_model != LIVE or live_base is None:
+        return recipe
+    base = live_base()
+    if base is None:
+        report.error(
+            "invalid_recipe",
+            "`base_model: live` goes on from the model of this name that serves now, and none does.",
+            "Name a base model for the first training; `live` is for those that follow.",
+        )
+    return recipe if not base else msgspec.structs.replace(recipe, base_model=base)
 
 
 def _resolve(companions: Companions, name: str, report: Report) -> Resolved:

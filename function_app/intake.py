@@ -19,6 +19,7 @@ from .dataset.report import Report
 from .errors import TransientError, UserError
 from .examine import Companions, examine, same_training
 from .recipe import Recipe
+from .recipe.defaults import LIVE
 from .runs import Run, utc_now
 from .settings import settings
 
@@ -89,6 +90,7 @@ def take_in(run: Run, measured: Callable[[Recipe], float | None] | None = None) 
             held_out=held_out.write,
             instance_type=settings().training_instance_type,
             measured=measured,
+            live_base=lambda: _live_base(run.model),
         )
         if not report.valid:
             _refuse(run, report)
@@ -181,6 +183,18 @@ def _held_out_chunks(blob: str, properties: BlobProperties) -> Generator[bytes]:
     except Replaced:
         # Only the dataset's own replacement ends the run.
         raise TransientError(f"{blob} was replaced while it was read") from None
+
+
+def _live_base(model: str) -> str | None:
+    """The base of the model of this name that serves now, "" when its record does not tell; None when none serves."""
+    from .live import PREFIX, LiveModel
+
+    try:
+        record = _runs().download_blob(f"{PREFIX}{model}.json").readall()
+    except ResourceNotFoundError:
+        return None
+    base = msgspec.json.decode(record, type=LiveModel).base_model
+    return "" if base == LIVE else base
 
 
 def _refuse(run: Run, report: Report) -> NoReturn:

@@ -16,7 +16,14 @@ CODES: dict[str, tuple[Severity, str]] = {
     "too_many_errors": (ERROR, "So many errors that reading on would tell nothing more."),
     "too_few_records": (ERROR, "Fewer good examples than fine-tuning needs."),
     "invalid_tokenizer": (ERROR, "tokenizer.json beside the dataset is no tokenizer of the Hugging Face library."),
-    "invalid_recipe": (ERROR, "recipe.yaml, its preset or the file's metadata cannot be used."),
+    "invalid_recipe": (
+        ERROR,
+        "recipe.yaml, its preset or the file's metadata cannot be used, or asks for what cannot be together.",
+    ),
+    "over_budget": (
+        ERROR,
+        "By the estimate the training costs more than `compute.budget`, or it cannot be told what it costs.",
+    ),
     "empty_eval": (ERROR, "eval.jsonl is there and holds no record."),
     # one line
     "line_too_long": (ERROR, "A line of more than 2 MiB."),
@@ -33,6 +40,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "roles_out_of_order": (ERROR, "User and assistant do not take turns, or a system message is not the first."),
     "too_long": (ERROR, "The example does not fit into the base model's context."),
     # told, and trained on
+    "over_time": (WARNING, "By the estimate the training takes longer than `compute.max_hours`, which would stop it."),
     "truncated": (WARNING, "The example is longer than `training.max_length`: its end is not trained on."),
     "maybe_too_long": (WARNING, "By the estimate the example may not fit into the base model's context."),
     "empty_text": (WARNING, "A `text` record that is empty or white space; it is left out."),

@@ -87,13 +87,19 @@ class Statistics(msgspec.Struct):
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What training on the file will take; None where nothing is known to reckon with. ``basis`` says how."""
+    """What training on the file will take; None where nothing is known to reckon with. ``basis`` says how.
+
+    ``cost``: US dollars that are expected; ``cost_limit``: what the time limit allows at most.
+    """
 
     epochs: float
     steps: int
     trained_tokens: int
     seconds: float | None = None
     basis: str = ""
+    cost: float | None = None
+    cost_limit: float | None = None
+    cost_basis: str = ""
 
 
 class Report(msgspec.Struct):

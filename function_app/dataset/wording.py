@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from .codes import CODES
-from .report import Finding, Report, Severity, Statistics
+from .report import Estimate, Finding, Report, Severity, Statistics
 
 MAX_COLUMNS = 20  # of a file's own columns that are named
 MAX_SCRIPTS = 6
@@ -87,6 +87,23 @@ def duration(seconds: float) -> str:
     if seconds < 47.75 * 3600:
         return f"about {round(seconds / 1800) / 2:g} hours"
     return f"about {round(seconds / 86400):,} days"
+
+
+def dollars(amount: float) -> str:
+    """``0.15 US dollars``; what costs something is never told as nothing."""
+    return "less than 0.01 US dollars" if 0 < amount < 0.005 else f"{amount:,.2f} US dollars"
+
+
+def plan(seconds: float | None, cost: float | None) -> str:
+    """``about 3 minutes of training, about 0.15 US dollars``; empty when neither is known."""
+    parts = [] if seconds is None else [f"{duration(seconds)} of training"]
+    parts += [] if cost is None else [_about_dollars(cost)]
+    return ", ".join(parts)
+
+
+def _about_dollars(amount: float) -> str:
+    told = dollars(amount)
+    return told if told.startswith("less") else f"about {told}"
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
@@ -212,7 +229,18 @@ def training(report: Report) -> list[tuple[str, str]]:
         ("tokens in all epochs", about(estimate.trained_tokens, report.statistics.tokens_exact)),
         ("time", time),
     ]
-    return [*rows, ("reckoned from", sentence(estimate.basis))] if estimate.basis else rows
+    rows += [("reckoned from", sentence(estimate.basis))] if estimate.basis else []
+    if estimate.cost_basis:
+        rows += [("cost", costs(estimate)), ("prices", sentence(estimate.cost_basis))]
+    return rows
+
+
+def costs(estimate: Estimate) -> str:
+    """``about 0.26 US dollars; by the time limit at most 12.35 US dollars``."""
+    expected = "not known" if estimate.cost is None else _about_dollars(estimate.cost)
+    if estimate.cost_limit is None or estimate.cost_limit == estimate.cost:
+        return expected
+    return f"{expected}; by the time limit at most {dollars(estimate.cost_limit)}"
 
 
 def recipe_yaml(report: Report) -> str:

@@ -5,6 +5,7 @@ parsing.py    YAML text → nodes with their lines
 reading.py    one layer: YAML or blob metadata → checked values, or problems that a person can mend
 layers.py     the layers on top of each other → one recipe
 defaults.py   what the training job takes for what the recipe leaves out
+conflicts.py  what cannot be together whatever the data
 describe.py   the fields as a JSON schema and as a table; `python -m function_app.recipe` prints them
 """
 

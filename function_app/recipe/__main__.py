@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .conflicts import conflicts
 from .describe import as_yaml, json_schema, markdown
 from .layers import resolve
 from .parsing import RecipeError
@@ -34,14 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     metadata = dict(pair.partition("=")[::2] for pair in arguments.metadata)
     try:
         text = arguments.file.read_bytes() if arguments.file else None
-        print(as_yaml(resolve(text, metadata, file=str(arguments.file), dataset="the file")), end="")
+        resolved = resolve(text, metadata, file=str(arguments.file), dataset="the file")
     except OSError as error:
         print(f"error: cannot read {arguments.file}: {error.strerror}", file=sys.stderr)
         return 1
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    print(as_yaml(resolved), end="")
+    # What the recipe leaves to the app, such as its machine, is not known here; the intake knows.
+    found = conflicts(resolved.recipe, resolved.recipe.compute.instance_type or "")
+    for problem in found:
+        print(problem, file=sys.stderr)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from .fields import Recipe
 
 TRAINING = Path(__file__).resolve().parents[2] / "training"
 EMBEDDED = "embedded"
+LIVE = "live"
 KINDS = (EMBEDDED, "full", "lora", "qlora")
 
 

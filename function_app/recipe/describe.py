@@ -102,7 +102,7 @@ def markdown() -> str:
     """The table of all keys, between its markers."""
     rows = [BEGIN, "", "| key | what it means | what fits | default |", "| --- | --- | --- | --- |"]
     for key, option in leaves().items():
-        fits = " or ".join(f"`{name}`" for name in preset_names()) if key == "preset" else expected(option.type)
+        fits = "a name of [training.md](training.md#presets)" if key == "preset" else expected(option.type)
         rows.append(f"| `{key}` | {option.description} | {fits} | {_default(option, key) or '–'} |")
     return "\n".join([*rows, "", END])
 

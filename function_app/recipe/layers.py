@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from .reading import read_metadata, read_yaml
 
 PRESETS = TRAINING / "recipes"
 BUILT_IN = "built-in defaults"
+USUAL_MACHINE = "a100"  # of a preset that names the model alone: phi-4-mini is phi-4-mini-a100
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -59,8 +61,15 @@ def read_recipe(text: str | bytes, file: str = "recipe.yaml") -> Recipe:
 
 
 def preset_names() -> list[str]:
-    """The recipes that come with the app."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    """The recipes that come with the app; of those for several machines also the model's name alone."""
+    files = {path.stem for path in PRESETS.glob("*.yaml")}
+    return sorted(files | {name.removesuffix(f"-{USUAL_MACHINE}") for name in files})
+
+
+def preset_file(name: str) -> Path:
+    """The file of a preset by one of its names."""
+    exact = PRESETS / f"{name}.yaml"
+    return exact if exact.is_file() else PRESETS / f"{name}-{USUAL_MACHINE}.yaml"
 
 
 def _preset(name: str, where: str, problems: list[str]) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def _preset(name: str, where: str, problems: list[str]) -> dict[str, Any]:
         hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(preset_names())}."
         problems.append(f"{where}: unknown preset `{name[:60]}`; {hint}")
         return {}
-    return read_yaml((PRESETS / f"{name}.yaml").read_bytes(), f"preset {name}", problems, preset_allowed=False)
+    return read_yaml(preset_file(name).read_bytes(), f"preset {name}", problems, preset_allowed=False)
 
 
 def _merge(weaker: dict[str, Any], stronger: dict[str, Any]) -> dict[str, Any]:

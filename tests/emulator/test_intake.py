@@ -81,6 +81,36 @@ def test_a_recipe_that_is_wrong_is_told_with_what_is_wrong_with_the_file(azure: 
     assert not azure.exists("runs", f"{run.id}/train.jsonl")
 
 
+def test_a_run_over_its_budget_is_refused_with_what_it_would_cost(azure: LocalAzure) -> None:
+    text = "preset: phi-4-mini-a100\ncompute: {budget: %g}"
+    put(azure, "dear/recipe.yaml", (text % 0.5).encode())
+    run = put(azure, "dear/a.jsonl", lines(20))
+    with pytest.raises(intake.DatasetError, match=r"more than the budget of 0\.50 US dollars"):
+        intake.take_in(run)
+    assert 0.9 < report(azure, run)["estimate"]["cost"] < 1
+    assert "`over_budget`" in read(azure, "reports", f"{run.id}.md").decode()
+    put(azure, "dear/recipe.yaml", (text % 1).encode())
+    run = put(azure, "dear/b.jsonl", lines(20))
+    intake.take_in(run)
+    assert run.numbers["estimate"]["cost"] == report(azure, run)["estimate"]["cost"]
+    assert "by the time limit at most" in read(azure, "reports", f"{run.id}.md").decode()
+
+
+def test_live_needs_a_model_that_serves_and_is_reckoned_with_its_base(azure: LocalAzure) -> None:
+    put(azure, "onward/recipe.yaml", b"base_model: live\nmethod: lora\ncompute: {instance_type: Standard_NC6s_v3}")
+    with pytest.raises(intake.DatasetError, match="none does"):
+        intake.take_in(put(azure, "onward/a.jsonl", lines(20)))
+    record = {"model": "onward", "scoring_uri": "https://x", "base_model": "microsoft/Phi-4-mini-instruct"}
+    azure.storage.get_blob_client("runs", "live/onward.json").upload_blob(json.dumps(record), overwrite=True)
+    run = put(azure, "onward/b.jsonl", lines(20))
+    try:
+        intake.take_in(run)
+    finally:
+        azure.storage.get_blob_client("runs", "live/onward.json").delete_blob()
+    assert run.recipe["base_model"] == "live"
+    assert "has in fp16" in run.numbers["estimate"]["basis"]
+
+
 def test_an_empty_recipe_is_as_if_there_were_none(azure: LocalAzure) -> None:
     put(azure, "blank/recipe.yaml", b"")
     run = put(azure, "blank/a.jsonl", lines(20))

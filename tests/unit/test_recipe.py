@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from function_app.recipe import Recipe, RecipeError, Training, describe, layers, read_recipe, resolve
 from function_app.recipe.__main__ import main
-from function_app.recipe.defaults import effective, training_defaults
+from function_app.recipe.conflicts import conflicts
+from function_app.recipe.defaults import KINDS, effective, training_defaults
 from function_app.recipe.fields import leaves
 from function_app.recipe.parsing import MAX_BYTES
 from function_app.recipe.reading import NUMBER, TRUTH, metadata_name
@@ -88,11 +89,11 @@ def test_a_preset_names_no_other_and_is_no_path(tmp_path: Path, monkeypatch: pyt
 
 
 def test_every_problem_of_every_layer_is_told_at_once_and_the_first_line_stands_alone() -> None:
-    found = problems("preset: demmo\nepochs: 3\nmethod: qlora", recipe_training_epoch="3", recipe_method="Full")
+    found = problems("preset: demmo\nepochs: 3\nmethod: dora", recipe_training_epoch="3", recipe_method="Full")
     assert found == [
         "support/recipe.yaml, line 2: unknown key `epochs`; did you mean `training.epochs`?",
-        "support/recipe.yaml, line 3: `method`: expected `full` or `lora`, found the text `qlora`.",
-        "metadata of chats.jsonl: `recipe_method`: expected `full` or `lora`, found the text `Full`.",
+        "support/recipe.yaml, line 3: `method`: expected `full`, `lora` or `qlora`, found the text `dora`.",
+        "metadata of chats.jsonl: `recipe_method`: expected `full`, `lora` or `qlora`, found the text `Full`.",
         "metadata of chats.jsonl: unknown name `recipe_training_epoch`; did you mean `recipe_training_epochs`?",
         "support/recipe.yaml: unknown preset `demmo`; did you mean `demo`?",
     ]
@@ -132,9 +133,9 @@ def test_each_preset_is_valid_alone() -> None:
         ("base_model: no", "found `no`, which YAML reads as true or false; put it in quotes"),
         ("base_model: 3", "put it in quotes"),
         ("base_model: ''", "expected a text that is not empty, found an empty text"),
-        ("method: qlora", "`method`: expected `full` or `lora`"),
+        ("method: dora", "`method`: expected `full`, `lora` or `qlora`"),
         ("method: !foo full", "the tag !foo; leave the tag out"),
-        ("engine: pipeline", "`engine`: expected `command`"),
+        ("engine: sagemaker", "`engine`: expected `command`, `pipeline` or `service`"),
         ("evaluation: {holdout: 1.5}", "`evaluation.holdout`"),
         ("evaluation: {questions: Why}", "`evaluation.questions`: expected a list of texts"),
         (
@@ -218,6 +219,52 @@ def test_the_recipe_survives_the_run_record() -> None:
     assert msgspec.convert(stored, Recipe) == recipe
 
 
+# --- what cannot be together ---
+
+PHI = "base_model: microsoft/Phi-4-mini-instruct\n"
+UNJUDGED = "gate: {rule: always}\n"
+REGISTRY = f"{UNJUDGED}base_model: azureml://registries/azureml/models/Phi-4-mini-instruct\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "said"),
+    [
+        (f"{PHI}method: qlora", "Standard_E16s_v3", ["needs an NVIDIA GPU, and Standard_E16s_v3 has none"]),
+        (f"{PHI}method: qlora", "Standard_NC6s_v3", []),
+        (f"{PHI}method: qlora", "", []),  # nothing is known of the machine
+        (f"{PHI}method: qlora", "Standard_X", []),
+        (f"{PHI}training: {{precision: bf16}}", "standard_nc6s_V3", ["the GPUs of Standard_NC6s_v3 only emulate it"]),
+        (f"{PHI}training: {{precision: bf16}}", "Standard_NC24ads_A100_v4", []),
+        (f"{PHI}training: {{precision: fp16}}", "Standard_E16s_v3", ["`training.precision: fp16` is for GPUs"]),
+        ("training: {early_stopping: 2, eval_every: 0}", "", ["needs measurements"]),
+        ("training: {early_stopping: 2}", "", []),
+        (f"{UNJUDGED}engine: service\nbase_model: live", "", ["not `base_model: live`"]),
+        (f"{UNJUDGED}engine: service\nbase_model: microsoft/Phi-4-mini-instruct", "", ["of a registry only"]),
+        (f"{UNJUDGED}engine: pipeline", "", ["not `base_model: embedded`"]),
+        (f"{PHI}engine: pipeline", "", ["nothing could pass `gate.rule: better_than_base`"]),
+        (f"{REGISTRY}engine: service\nmethod: qlora", "Standard_E16s_v3", []),  # it has machines of its own
+        (f"{REGISTRY}engine: service\ntraining: {{epochs: 3, learning_rate: 1, batch_size: 4}}", "", []),
+        (f"{REGISTRY}engine: service\ntraining: {{lora_r: 8, seed: 1}}", "", ["`training.lora_r`, `training.seed`;"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{seed: 1, packing: true}}", "", ["answers to `training.packing`;"]),
+        (f"{REGISTRY}engine: pipeline\nmethod: qlora", "", ["answers to `method: qlora`"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{precision: bf16}}", "", ["`training.precision: bf16`"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{epochs: 1.5}}", "", ["takes whole epochs, not 1.5"]),
+    ],
+)
+def test_what_cannot_be_together_is_told_from_the_recipe_alone(text: str, machine: str, said: list[str]) -> None:
+    found = conflicts(read_recipe(text), machine)
+    assert len(found) == len(said)
+    assert all(part in problem for part, problem in zip(said, found, strict=True)), found
+
+
+def test_the_command_tells_what_cannot_be_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"{PHI}method: qlora\ncompute: {{instance_type: Standard_E16s_v3}}")
+    assert main([str(tmp_path / "recipe.yaml")]) == 1
+    printed = capsys.readouterr()
+    assert "method: qlora" in printed.out
+    assert printed.err.startswith("`method: qlora` needs an NVIDIA GPU")
+
+
 # --- training/ ---
 
 
@@ -228,14 +275,20 @@ def test_every_hyperparameter_is_an_option_of_the_training_job_with_the_default_
     options = {field.name for field in dataclasses.fields(FineTuneArguments)}
     assert set(Training.__struct_fields__) <= options
     assert set(Recipe().training_options()) <= options
-    for text in ("", "base_model: a/b", "base_model: a/b\nmethod: lora", "method: lora\ntraining: {epochs: 2}"):
+    for text in (
+        "",
+        "base_model: a/b",
+        "base_model: a/b\nmethod: lora",
+        "base_model: a/b\nmethod: qlora",
+        "method: lora\ntraining: {epochs: 2}",
+    ):
         recipe = read_recipe(text)
         taken = FineTuneArguments(train_file="t", model_output="m", report_output="r", **recipe.training_options())
         assert effective(recipe) == {name: getattr(taken, name) for name in Training.__struct_fields__}
 
 
 def test_the_stated_defaults_fit_the_bounds() -> None:
-    for kind in ("embedded", "full", "lora"):
+    for kind in KINDS:
         values = {**training_defaults()["every"], **training_defaults()[kind]}
         assert read_recipe(yaml.safe_dump({"training": values})).training == Training(**values)
 

@@ -49,7 +49,9 @@ def accepted() -> Report:
         checked_at=datetime(2026, 11, 21, 10, 15, tzinfo=UTC),
         recipe={"base_model": "embedded", "training": {"epochs": 3.0, "seed": None}, "serving": {}},
         recipe_layers=["built-in defaults", "datasets/support/recipe.yaml"],
-        estimate=Estimate(3, 345, 900_258, 725.0, "1,240 tokens per second"),
+        estimate=Estimate(
+            3, 345, 900_258, 725.0, "1,240 tokens per second", 1.6581, 45.0, "one machine at a list price of 3.673"
+        ),
     )
     report.statistics = Statistics(
         format="chat",
@@ -449,6 +451,8 @@ def test_the_same_numbers_stand_in_both_forms() -> None:
         "about 300,000",
         "345 in 3 epochs",
         "about 12 minutes",
+        "about 1.66 US dollars; by the time limit at most 45.00 US dollars",
+        "one machine at a list price of 3.673",
         "617 of 1,234",
     ):
         assert number in page

@@ -1,0 +1,92 @@
+"""What cannot be together in a recipe whatever the data: told before anything is spent, from the recipe alone."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from ..machines import Machine, machine
+from .defaults import EMBEDDED, LIVE, effective
+from .fields import Recipe
+
+# The hyperparameters that an engine has; command has all of them. Of the pipeline: what the inputs of the registry's
+# chat_completion_pipeline answer to; of the service: those of a fine-tuning job of a catalogue model.
+PIPELINE = frozenset(
+    [
+        *("epochs", "learning_rate", "batch_size", "gradient_accumulation", "max_length", "warmup", "lr_scheduler"),
+        *("weight_decay", "lora_r", "lora_alpha", "lora_dropout", "seed", "precision", "sharding", "eval_every"),
+        "early_stopping",
+    ]
+)
+SERVICE = frozenset(["epochs", "learning_rate", "batch_size"])
+KEYS = {"pipeline": PIPELINE, "service": SERVICE}
+REGISTRIES = "azureml://registries/"
+
+
+def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
+    """What cannot be together, with what to do about it, a text each; an empty list when all can.
+
+    ``instance_type``: the machine that the job will run on; "" when that is not known. Nothing is said of a machine
+    that machines.yaml does not have.
+    """
+    found = [*_of_engine(recipe), *_of_training(recipe)]
+    if recipe.engine != "service":
+        known = machine(instance_type)
+        found += _of_machine(recipe, known) if known else []
+    return found
+
+
+def _of_engine(recipe: Recipe) -> Iterator[str]:
+    engine = recipe.engine
+    if engine == "command":
+        return
+    if recipe.base_model in (EMBEDDED, LIVE) or (engine == "service" and not recipe.base_model.startswith(REGISTRIES)):
+        yield (
+            f"`engine: {engine}` trains models of a registry only, not `base_model: {recipe.base_model}`; name one,"
+            f" such as {REGISTRIES}azureml/models/Phi-4-mini-instruct, or take engine: command."
+        )
+    if recipe.gate.rule != "always":
+        yield (
+            f"`engine: {engine}` does not measure the base model, so nothing could pass `gate.rule: {recipe.gate.rule}`"
+            "; set gate: {rule: always} to let its models serve unjudged, or take engine: command."
+        )
+    given = {name: value for name, value in msgspec.structs.asdict(recipe.training).items() if value is not None}
+    unknown = [f"`training.{name}`" for name in given if name not in KEYS[engine]]
+    if engine == "pipeline":
+        unknown += ["`method: qlora`"] if recipe.method == "qlora" else []
+        unknown += ["`training.precision: bf16`"] if given.get("precision") == "bf16" else []
+        unknown += ["`training.sharding: fsdp`"] if given.get("sharding") == "fsdp" else []
+    if unknown:
+        yield (
+            f"`engine: {engine}` has nothing that answers to {', '.join(unknown)}; leave that out, or take engine:"
+            f" command. What {engine} has of training: {', '.join(sorted(KEYS[engine]))}."
+        )
+    if not float(given.get("epochs", 1)).is_integer():
+        yield f"`engine: {engine}` takes whole epochs, not {given['epochs']:g}; round training.epochs."
+
+
+def _of_training(recipe: Recipe) -> Iterator[str]:
+    options = effective(recipe)
+    if options["early_stopping"] and not options["eval_every"]:
+        yield (
+            "`training.early_stopping` needs measurements, and with `training.eval_every: 0` there are none; set"
+            " eval_every, for example to 0.5, or leave early_stopping out."
+        )
+
+
+def _of_machine(recipe: Recipe, known: Machine) -> Iterator[str]:
+    precision = recipe.training.precision
+    if recipe.method == "qlora" and not known.gpus:
+        yield (
+            f"`method: qlora` needs an NVIDIA GPU, and {known.name} has none; take method: lora, or a"
+            " compute.instance_type with a GPU such as Standard_NC24ads_A100_v4."
+        )
+    if precision == "fp16" and not known.gpus:
+        yield (
+            f"`training.precision: fp16` is for GPUs, and {known.name} has none; leave training.precision out, or set"
+            " fp32."
+        )
+    if precision == "bf16" and known.gpus and not known.bf16:
+        yield (
+            f"`training.precision: bf16`: the GPUs of {known.name} only emulate it, at a fraction of their speed; leave"
+            " training.precision out, or set fp16."
+        )
