@@ -6,7 +6,8 @@ service.py    fine-tuning as a service
 jobs.py       what is the same for every job: submitted once, observed, stopped, its log
 clusters.py   the cluster to train on: found or made; machines.py: what Azure's machines can do, and the quota
 bases.py      the model to start from, and the one to be measured against
-collected.py  what a job has measured and written
+collected.py  what a job of our own training has measured and written; run_metrics.py: what any job told MLflow
+tags.py       the lineage of a job
 """
 
 from importlib import import_module

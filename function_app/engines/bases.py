@@ -90,12 +90,20 @@ def registry_model(id: str) -> Any:
     match = REGISTRY_MODEL.fullmatch(id)
     if match is None:
         raise UserError(f"base_model {id} is no id of a registry's model; it has the form {REGISTRY_FORM}.")
+    from azure.ai.ml.exceptions import ValidationException
+
     registry, name, version = match["registry"], match["name"], match["version"]
     which = {"version": version} if version else {"label": "latest"}
+    there = f"the registry {registry}"
     try:
-        return azure_clients.registry_client(registry).models.get(name, **which)
+        client = azure_clients.registry_client(registry)
+        there = f"{name} in version {version}" if version else name
+        return client.models.get(name, **which)
+    except ValidationException:  # what the SDK makes of a model without versions
+        missing = there
     except HttpResponseError as error:
         if error.status_code != 404:
             raise
-        there = f"{name} in version {version}" if version else name
-        raise UserError(f"base_model {id}: the registry {registry} has no model {there}.") from None
+        missing = there
+    where = "" if missing.startswith("the registry") else f" in the registry {registry}"
+    raise UserError(f"base_model {id}: there is no {missing.removeprefix('the ')}{where}; see the model catalogue.")

@@ -5,12 +5,10 @@ import shutil
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import msgspec
 from azure.core.exceptions import HttpResponseError
 
 from ..data_assets import register_splits
@@ -23,9 +21,9 @@ from . import clusters, collected, jobs
 from .bases import Start, resolve
 from .clusters import Cluster, check_cluster, ensure_cluster
 from .machines import Machine
+from .tags import lineage
 
 CODE = Path(__file__).resolve().parents[2] / "training"
-MAX_TAG = 256  # characters of a tag's value
 SHARED_MEMORY = "16g"  # where processes exchange batches and gradients; Docker's 64 MB are too little for NCCL
 
 COMMAND = (
@@ -177,7 +175,7 @@ def _job(
             # Mounted, so that what is written is there when the job starts again on another node after a preemption.
             "checkpoints": Output(type="uri_folder", mode="rw_mount"),
         },
-        tags=_tags(run, recipe, start),
+        tags=lineage(run, recipe, start.base_model, base=start.base, champion=start.champion),
         instance_count=recipe.compute.instance_count,
         distribution=_distribution(processes) if processes * recipe.compute.instance_count > 1 else None,
         shm_size=SHARED_MEMORY if processes > 1 else None,
@@ -201,20 +199,3 @@ def _command(recipe: Recipe, start: Start) -> str:
     words += ["--base_path ${{inputs.base}}"] if start.base else []
     words += ["--champion_path ${{inputs.champion}}"] if start.champion else []
     return " ".join(words)
-
-
-def _tags(run: Run, recipe: Recipe, start: Start) -> dict[str, str]:
-    """Where the model comes from, to be found in the studio."""
-    tags = {
-        "model": run.model,
-        "run_id": run.id,
-        "dataset": run.dataset.blob,
-        "dataset_etag": run.dataset.etag,
-        "engine": recipe.engine,
-        "base_model": start.base_model,
-        "base": start.base,
-        "champion": start.champion,
-        "method": recipe.method,
-        "recipe": sha256(msgspec.json.encode(recipe, order="deterministic")).hexdigest()[:12],
-    }
-    return {name: value[-MAX_TAG:] for name, value in tags.items() if value}
