@@ -1,12 +1,16 @@
 """What the engines reckon without Azure: the pipeline's inputs, quotas, machines, the cluster's name."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from function_app.engines import clusters, pipeline_inputs
 from function_app.engines.machines import Machine, shortage
 from function_app.engines.pipeline_inputs import display_name, finetune_parameters, literal, unsuitable
+from function_app.errors import StepError, TransientError, UserError
 from function_app.recipe import Recipe, read_recipe
 from function_app.settings import read_settings
 
@@ -157,11 +161,17 @@ def test_gpus_before_ampere_have_no_bf16(name: str, bf16: bool) -> None:
     assert Machine(name, 1, 1, 1.0, "", True).bf16 is bf16
 
 
-def test_other_machines_than_the_usual_ones_get_a_cluster_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings with nothing but what is required."""
     names = ("AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP", "AZURE_ML_WORKSPACE")
     storage = {"Storage__blobServiceUri": "https://a", "Storage__queueServiceUri": "https://a"}
     known = read_settings({**dict.fromkeys(names, "x"), **storage})
     monkeypatch.setattr(clusters, "settings", lambda: known)
+
+
+@pytest.mark.usefixtures("known")
+def test_other_machines_than_the_usual_ones_get_a_cluster_of_their_own() -> None:
     assert clusters.cluster_name(Recipe()) == "training"
     for text, name in (
         ("{instance_type: standard_e16s_V3}", "training"),
@@ -170,3 +180,37 @@ def test_other_machines_than_the_usual_ones_get_a_cluster_of_their_own(monkeypat
         ("{cluster: mine, instance_type: Standard_NC6s_v3, tier: low_priority}", "mine"),
     ):
         assert clusters.cluster_name(read_recipe(f"compute: {text}")) == name
+
+
+@pytest.mark.usefixtures("known")
+def test_a_cluster_that_failed_is_said_and_one_that_is_on_its_way_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = SimpleNamespace(name="training", type="amlcompute", size=A100.name, max_instances=1, tier="Dedicated",
+                            provisioning_state="Failed", provisioning_errors="QuotaExceeded")  # fmt: skip
+    monkeypatch.setattr(clusters, "_find", lambda name: found)
+    monkeypatch.setattr(clusters, "find_machine", lambda name, key: A100)
+    monkeypatch.setattr(clusters, "check_quota", lambda *_: None)
+    sentence = r"training could not be made: its state is Failed \(QuotaExceeded\)\. Delete it"
+    with pytest.raises(UserError, match=sentence):
+        clusters.check_cluster(Recipe())
+    with pytest.raises(StepError, match=sentence):
+        clusters.ensure_cluster(Recipe())
+    found.provisioning_state = "Creating"
+    clusters.check_cluster(Recipe())
+    with pytest.raises(TransientError, match="training is Creating"):
+        clusters.ensure_cluster(Recipe())
+    found.type = "computeinstance"
+    with pytest.raises(UserError, match="training is a computeinstance, and training needs a cluster"):
+        clusters.check_cluster(Recipe())
+
+
+def test_the_gpu_environment_has_the_same_packages_as_the_other() -> None:
+    training = Path(__file__).resolve().parents[2] / "training"
+    pins: dict[str, dict[str, str]] = {}
+    for file in ("conda.yml", "conda-gpu.yml"):
+        lines = yaml.safe_load((training / file).read_text(encoding="utf-8"))["dependencies"][-1]["pip"]
+        pins[file] = dict(line.split("==") for line in lines if not line.startswith("-"))
+    gpu = {name: version.removesuffix("+cu126") for name, version in pins["conda-gpu.yml"].items()}
+    assert pins["conda.yml"].items() <= gpu.items()
+    assert gpu.keys() - pins["conda.yml"].keys() == {"bitsandbytes", "deepspeed"}
