@@ -199,9 +199,8 @@ def test_a_preempted_job_finds_its_checkpoints(
 def test_a_job_on_many_gpus_has_a_process_for_each(
     azure: LocalAzure, ml: MLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        command, "COMMAND", "test $RANK != 3 || echo error: of $RANK; echo $RANK/$WORLD_SIZE; sleep 1; exit 1"
-    )
+    line = "echo $RANK/$WORLD_SIZE; [ $RANK = 3 ] || sleep 987; echo error: 3; exit 1"
+    monkeypatch.setattr(command, "COMMAND", line)
     recipe = read_recipe("compute: {instance_type: Standard_NC48ads_A100_v4, instance_count: 2}")
     run = received(azure, recipe, "gpus")
     submit(run, recipe)
