@@ -93,6 +93,14 @@ def ml_client() -> "MLClient":
     )
 
 
+@lru_cache(maxsize=4)
+def registry_client(name: str) -> "MLClient":
+    """A registry of Azure Machine Learning, such as ``azureml``, which has the foundation models."""
+    from azure.ai.ml import MLClient
+
+    return MLClient(credential(), registry_name=name)
+
+
 def user_assigned(resource_id: str) -> "IdentityConfiguration | None":
     """The identity for a cluster or an endpoint; None, the system's own, for an empty id."""
     from azure.ai.ml.entities import IdentityConfiguration, ManagedIdentityConfiguration

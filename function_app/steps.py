@@ -2,6 +2,7 @@
 
 import logging
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 from azure.core.exceptions import (
@@ -16,7 +17,7 @@ from azure.core.exceptions import (
 from . import intake, release
 from .blob_ranges import Replaced
 from .dataset.wording import duration
-from .engines import command
+from .engines import command, service
 from .errors import StepError, TransientError, UserError
 from .lifecycle import (
     CollectResults,
@@ -90,7 +91,7 @@ def observe(runs: RunStore, run: Run) -> Observation:
         case Stage.APPROVED | Stage.VERIFYING:
             return Observation(overtaken_by)
         case Stage.TRAINING:
-            return Observation(overtaken_by, job=command.observe(run))
+            return Observation(overtaken_by, job=_engine(run).observe(run))
         case _:
             state, traffic = release.observe_endpoint(run)
             deployment = release.observe_deployment(run) if state and run.stage != Stage.REGISTERED else None
@@ -124,7 +125,9 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             intake.take_in(run, lambda recipe: _measured(runs, run, recipe))
             run.move(Stage.VALIDATED, _taken_in(run), utc_now())
         case SubmitJob():
-            run.links["job"] = command.submit(run, _recipe(run))
+            if _engine(run) is service:
+                service.check(run, _recipe(run))
+            run.links["job"] = _engine(run).submit(run, _recipe(run))
             run.move(Stage.TRAINING, f"job {run.id} submitted", utc_now())
         case CollectResults():
             _collect(run)
@@ -137,7 +140,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             release.create_endpoint(run)
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
-            where = f"deployment {run.deployment} on endpoint {release.endpoint_name(run.model)}"
+            where = f"deployment {run.deployment} on endpoint {release.endpoint_name(run)}"
             run.move(Stage.DEPLOYING, where, utc_now())
         case Verify():
             run.move(Stage.SHIFTING, release.verify(run), utc_now())
@@ -182,7 +185,14 @@ def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
     return None
 
 
+def _engine(run: Run) -> Any:
+    return service if run.recipe.get("engine") == "service" else command
+
+
 def _collect(run: Run) -> None:
+    if _engine(run) is service:
+        run.numbers.update(service.results(run))
+        return
     try:
         results = msgspec.json.decode(command.metrics(run))
     except ResourceNotFoundError:
@@ -209,7 +219,7 @@ def finish(run: Run, step: Finish) -> Finish:
 def clean_up(run: Run) -> bool:
     """Stop what an ended run has left; True once Azure shows that nothing is. To be repeated until then."""
     try:
-        done = command.stopped(run) if run.cleanup == "job" else release.discarded(run)
+        done = _engine(run).stopped(run) if run.cleanup == "job" else release.discarded(run)
     except AzureError as error:
         log.warning("clean_up run_id=%s what=%s error=%s", run.id, run.cleanup, _first_line(error))
         return False
