@@ -114,7 +114,8 @@ def _flow_inputs(request: ChatRequest, live: LiveModel) -> dict[str, Any]:
 
 
 def _may_have_moved(error: FlowError) -> bool:
-    return error.kind == "unreachable" or error.upstream_status in (401, 403, 404, 410)
+    # What a caller sees of an endpoint that is being deleted, or is gone.
+    return error.kind == "unreachable" or error.upstream_status in (401, 403, 404, 410, 502, 503)
 
 
 async def _read_body(req: Request) -> bytes:

@@ -139,11 +139,13 @@ def _check_data(run: Run) -> None:
 
 def _registry_model(match: re.Match[str]) -> Any:
     """The base model in its registry. Raises UserError when there is none, or none to tune for chat."""
+    from azure.ai.ml.exceptions import ValidationException
+
     registry, name, version = match["registry"], match["name"], match["version"]
     models = azure_clients.registry_client(registry).models
     try:
         model = models.get(name, version=version) if version else models.get(name, label=match["label"] or "latest")
-    except ResourceNotFoundError:
+    except (ResourceNotFoundError, ValidationException):  # by version and by label
         raise UserError(
             f"base_model: the registry {registry} has no model {name}" + (f", version {version}" if version else "")
             + ". Its models are listed in the model catalogue of ai.azure.com."

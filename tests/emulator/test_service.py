@@ -4,17 +4,19 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from azure.ai.ml import MLClient
 from azure.core.exceptions import ResourceNotFoundError
+from online import create_endpoint, deploy, echo_deployment, set_traffic
 from openai import OpenAI
 
 from function_app import azure_clients, release, release_managed
 from function_app.engines import service
-from function_app.errors import StepError, UserError
+from function_app.errors import StepError, TransientError, UserError
 from function_app.recipe import Recipe
 from function_app.runs import DatasetVersion, Run, new_run, utc_now
 from function_app.settings import settings
@@ -48,7 +50,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
         project = project.replace(f"{key}: .\n", f"{key}: {ROOT}\n")
     project = project.replace("context: serving", f"context: {ROOT}/serving")
     (folder / "emulator.yaml").write_text(project)
-    with local_azure(folder / "home", "--event-copies", "2", project=folder / "emulator.yaml") as running:
+    with local_azure(folder / "home", project=folder / "emulator.yaml") as running:
         for cache in CACHES:
             cache.cache_clear()
         yield running
@@ -139,16 +141,8 @@ def test_the_next_drop_replaces_the_endpoint(azure: LocalAzure, ml: MLClient, li
     assert live_record(azure)["endpoint"] == record["id"]
     chat(azure)
     assert next(r for r in azure.records("helper") if r["id"] == live["id"])["stage"] == "retired"
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            ml.serverless_endpoints.get(live["id"])
-        except ResourceNotFoundError:
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    wait_until(lambda: [endpoint.name for endpoint in ml.serverless_endpoints.list()] == [record["id"]])
     chat(azure)
-    assert [endpoint.name for endpoint in ml.serverless_endpoints.list()] == [record["id"]]
 
 
 def run_of(model: str, **recipe: Any) -> Run:
@@ -160,8 +154,6 @@ def run_of(model: str, **recipe: Any) -> Run:
 
 
 def recipe_of(base: str = f"{REGISTRY}/Phi-4-mini-instruct", rule: str = "always", epochs: float = 1) -> Recipe:
-    import msgspec
-
     fields = {"engine": "service", "base_model": base, "gate": {"rule": rule}, "training": {"epochs": epochs}}
     return msgspec.convert(fields, Recipe)
 
@@ -206,26 +198,32 @@ def test_a_region_a_model_without_an_offer_and_one_to_buy_are_refused(
             service.check(run_of("helper"), recipe_of(f"{REGISTRY}/{name}"))
 
 
-def test_the_table_of_regions_is_well_formed() -> None:
-    offers = service._offers()
-    assert offers["Phi-3-mini-4k-instruct"].regions == ["eastus2"]
-    assert all(re.fullmatch("[a-z]+[0-9]?", region) for offer in offers.values() for region in offer.regions)
+def test_a_managed_champion_is_taken_down_when_the_service_takes_over(azure: LocalAzure, ml: MLClient) -> None:
+    name = release_managed._endpoint("helper")
+    create_endpoint(ml, name)
+    for deployment in ("r-0", "r-1"):
+        deploy(ml, echo_deployment(azure, ml, name, deployment, tags={"run_id": f"helper-{deployment}"}))
+    set_traffic(ml, name, {"r-0": 100})
+    served = run_of("helper")
+    first, second = release.Place("managed", "r-0"), release.Place("managed", "r-1")
+    others = release.other_deployments(served)
+    assert (others[first], others[second]) == ("helper-r-0", "helper-r-1")
+    with pytest.raises(TransientError, match="traffic"):
+        release.delete_deployment(served, first)
+    wait_until(lambda: ml.online_endpoints.get(name).provisioning_state == "Succeeded")
+    release.delete_deployment(served, first)
+    wait_until(lambda: list(release_managed.deployments("helper")) == ["r-1"])
+    release.delete_deployment(served, second)
+    wait_until(lambda: release_managed.deployments("helper") == {})
+    with pytest.raises(ResourceNotFoundError):
+        ml.online_endpoints.get(name)
 
 
-def test_a_managed_champion_goes_with_its_endpoint_when_the_service_takes_over(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Nothing of a serverless run takes the managed endpoint's traffic over."""
-    done: list[Any] = []
-    monkeypatch.setattr(release_managed, "delete_deployment", lambda *where: done.append(("delete", *where)))
-    monkeypatch.setattr(release_managed, "take_down", lambda *where: done.append(("take down", *where)))
-    monkeypatch.setattr(release.release_serverless, "delete", lambda name: done.append(("endpoint", name)))
-    old = release.Place("managed", "r-0")
-    served, command = run_of("helper"), run_of("helper", engine="command")
-    release.delete_deployment(served, old)
-    release.delete_deployment(command, old)
-    release.delete_deployment(command, release.Place("serverless", "helper-0"))
-    assert done == [("take down", "helper", "r-0"), ("delete", "helper", "r-0"), ("endpoint", "helper-0")]
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_a_model_that_was_deleted_ends_the_run(azure: LocalAzure) -> None:
