@@ -29,6 +29,7 @@ from .arm import (  # noqa: F401 - importing registers their routes
     deployments,
     endpoints,
     fine_tuning_jobs,
+    mlflow_metrics,
     operation_status,
     pipeline_jobs,
     preemption,

@@ -93,9 +93,9 @@ def ml_client() -> "MLClient":
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def registry_client(name: str) -> "MLClient":
-    """A registry of Azure Machine Learning, such as ``azureml``, which has the foundation models."""
+    """A registry of models and components, such as ``azureml``. Its constructor already asks the registry."""
     from azure.ai.ml import MLClient
 
     return MLClient(credential(), registry_name=name)

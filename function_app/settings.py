@@ -28,6 +28,7 @@ class Settings:
     training_compute: str
     training_instance_type: str
     training_image: str
+    training_gpu_image: str
     serving_instance_type: str
     training_identity_id: str
     endpoint_identity_id: str
@@ -81,6 +82,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         training_compute=env.get("TRAINING_COMPUTE", "training"),
         training_instance_type=env.get("TRAINING_INSTANCE_TYPE", "Standard_E16s_v3"),
         training_image=env.get("TRAINING_IMAGE", "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"),
+        training_gpu_image=env.get(
+            "TRAINING_GPU_IMAGE", "mcr.microsoft.com/azureml/openmpi5.0-cuda12.6-ubuntu24.04:latest"
+        ),
         serving_instance_type=env.get("SERVING_INSTANCE_TYPE", "Standard_E4s_v3"),
         training_identity_id=env.get("TRAINING_IDENTITY_ID", ""),
         endpoint_identity_id=env.get("ENDPOINT_IDENTITY_ID", ""),

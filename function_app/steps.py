@@ -2,22 +2,19 @@
 
 import logging
 from datetime import timedelta
-from typing import Any
 
 import msgspec
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
     HttpResponseError,
-    ResourceNotFoundError,
     ServiceRequestError,
     ServiceResponseError,
 )
 
-from . import intake, release
+from . import engines, intake, release
 from .blob_ranges import Replaced
 from .dataset.wording import duration
-from .engines import command, service
 from .errors import StepError, TransientError, UserError
 from .lifecycle import (
     CollectResults,
@@ -125,12 +122,12 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             intake.take_in(run, lambda recipe: _measured(runs, run, recipe))
             run.move(Stage.VALIDATED, _taken_in(run), utc_now())
         case SubmitJob():
-            if _engine(run) is service:
-                service.check(run, _recipe(run))
-            run.links["job"] = _engine(run).submit(run, _recipe(run))
+            recipe = _recipe(run)
+            _engine(run).check(run, recipe)
+            run.links["job"] = _engine(run).submit(run, recipe)
             run.move(Stage.TRAINING, f"job {run.id} submitted", utc_now())
         case CollectResults():
-            _collect(run)
+            run.numbers.update(_engine(run).results(run))
             run.move(Stage.TRAINED, "the training job completed", utc_now())
         case Register():
             release.register(run)
@@ -178,28 +175,11 @@ def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
         if found is None:
             continue
         earlier, numbers = _recipe(found[0]), found[0].numbers
-        same = ("base_model", "method", "compute")
+        same = ("base_model", "method", "engine", "compute")
         if all(getattr(earlier, name) == getattr(recipe, name) for name in same):
             speed = numbers.get("train", {}).get("tokens_per_second")
             return float(speed) if isinstance(speed, int | float) else None
     return None
-
-
-def _engine(run: Run) -> Any:
-    return service if run.recipe.get("engine") == "service" else command
-
-
-def _collect(run: Run) -> None:
-    if _engine(run) is service:
-        run.numbers.update(service.results(run))
-        return
-    try:
-        results = msgspec.json.decode(command.metrics(run))
-    except ResourceNotFoundError:
-        raise StepError("the training job completed but wrote no metrics.json") from None
-    except msgspec.DecodeError as error:
-        raise StepError(f"the training job's metrics.json cannot be read: {error}") from None
-    run.numbers.update(results)
 
 
 def finish(run: Run, step: Finish) -> Finish:
@@ -244,6 +224,10 @@ def _replace_others(runs: RunStore, run: Run) -> None:
 
 def _recipe(run: Run) -> Recipe:
     return msgspec.convert(run.recipe, Recipe)
+
+
+def _engine(run: Run) -> engines.Engine:
+    return engines.engine(_recipe(run))
 
 
 def _transient(error: Exception) -> bool:

@@ -111,6 +111,7 @@ def test_a_drop_is_tuned_by_the_service_and_answers_behind_its_key(
     assert job.properties["azureml.ModelName"] == "Phi-4-mini-instruct"
     assert job.validation_data is not None
     assert ml.models.get(live["id"], "1").tags["dataset"] == "helper/first.jsonl"
+    assert live["numbers"]["eval"]["tuned"]["loss"] > 0
     samples = live["numbers"]["samples"]
     assert samples[0]["messages"] == [{"role": "user", "content": "Question 1?"}]
     assert samples[1]["expected"] == "Yes, we are."
@@ -161,13 +162,13 @@ def recipe_of(base: str = f"{REGISTRY}/Phi-4-mini-instruct", rule: str = "always
 @pytest.mark.parametrize(
     ("recipe", "dataset", "said"),
     [
-        (recipe_of("embedded"), {}, "tunes models of a registry only; base_model is 'embedded'"),
-        (recipe_of("live"), {}, "tunes models of a registry only; base_model is 'live'"),
-        (recipe_of(rule="better_than_base"), {}, "Set gate: {rule: always}"),
-        (recipe_of(epochs=1.5), {}, "whole epochs only; training.epochs is 1.5"),
-        (recipe_of(), {"format": "text"}, 'the records here are {"text": …}'),
-        (recipe_of(f"{REGISTRY}/Phi-0"), {}, "has no model Phi-0"),
-        (recipe_of(f"{REGISTRY}/Phi-4-mini-instruct/versions/99"), {}, "has no model Phi-4-mini-instruct, version 99"),
+        (recipe_of("embedded"), {}, "trains models of a registry, and base_model is embedded"),
+        (recipe_of("live"), {}, "trains models of a registry, and base_model is live"),
+        (recipe_of(rule="better_than_base"), {}, "write `gate: {rule: always}`"),
+        (recipe_of(epochs=1.5), {}, "whole epochs only, and training.epochs is 1.5"),
+        (recipe_of(), {"format": "text"}, "not on texts: use engine command"),
+        (recipe_of(f"{REGISTRY}/Phi-0"), {}, "there is no Phi-0 in the registry azureml"),
+        (recipe_of(f"{REGISTRY}/Phi-4-mini-instruct/versions/99"), {}, "there is no Phi-4-mini-instruct in version 99"),
     ],
 )
 def test_what_the_service_cannot_do_is_said_before_anything_is_submitted(
@@ -185,14 +186,13 @@ def test_a_region_a_model_without_an_offer_and_one_to_buy_are_refused(
     offers = {"Phi-3-mini-4k-instruct": service.Offer(["westus3", "eastus"]), "Phi-4": service.Offer(["eastus2"], True)}
     monkeypatch.setattr(service, "_offers", lambda: offers)
     for name, said in (
-        ("Phi-3-mini-4k-instruct", "in westus3, eastus only; the workspace is in eastus2"),
-        ("Phi-3.5-mini-instruct", "not known to take Phi-3.5-mini-instruct; it takes Phi-3-mini-4k-instruct, Phi-4"),
+        ("Phi-3-mini-4k-instruct", "in westus3, eastus only, and the workspace is in eastus2"),
+        ("Phi-3.5-mini-instruct", "not known to train Phi-3.5-mini-instruct; it trains Phi-3-mini-4k-instruct, Phi-4"),
         ("Phi-4", "the workspace has no subscription to it"),
     ):
         if name == "Phi-4":  # not in the local registry
-            match = service.REGISTRY_MODEL.fullmatch(f"{REGISTRY}/Phi-4")
             with pytest.raises(UserError, match=said):
-                service._check_offer(match, None, "East US 2")
+                service._check_offer(f"{REGISTRY}/Phi-4/versions/1", "East US 2")
             continue
         with pytest.raises(UserError, match=said):
             service.check(run_of("helper"), recipe_of(f"{REGISTRY}/{name}"))

@@ -13,7 +13,7 @@ from azure.core.pipeline.transport import RequestsTransport
 from job_helpers import completed, error_of, wait
 
 from function_app import azure_clients, data_assets, intake
-from function_app.engines import command
+from function_app.engines import command, machines
 from function_app.errors import TransientError
 from function_app.recipe import Recipe
 from function_app.runs import DatasetVersion, Run, new_run
@@ -27,13 +27,16 @@ Call = tuple[str, str, Any]  # method, path below the workspace, body
 @pytest.fixture(scope="module", autouse=True)
 def _this_local_azure(azure: LocalAzure) -> Iterator[None]:
     """The app's clients are those of this module's local Azure."""
-    for cache in (*CACHES, azure_clients.ml_client):
-        cache.cache_clear()
-    command._remembered.forget()
+    _forget_everything()
     yield
-    for cache in (*CACHES, azure_clients.ml_client):
+    _forget_everything()
+
+
+def _forget_everything() -> None:
+    for cache in (*CACHES, azure_clients.ml_client, azure_clients.registry_client):
         cache.cache_clear()
-    command._remembered.forget()
+    command.forget()
+    machines.forget()
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +152,7 @@ def test_the_job_gets_the_assets_and_the_files_come(azure: LocalAzure, ml: MLCli
 
 
 def test_the_next_job_is_the_same_and_uploads_nothing(azure: LocalAzure, calls: list[Call]) -> None:
-    command._remembered.forget()
+    command.forget()
     submit(received(azure, "one"))
     first = job_body(calls)
     assert paths(calls, "GET", "computes")
@@ -170,7 +173,7 @@ def test_the_next_job_is_the_same_and_uploads_nothing(azure: LocalAzure, calls: 
 
 def test_many_first_jobs_at_once_upload_the_code_once(azure: LocalAzure, calls: list[Call]) -> None:
     submit(received(azure, "before"))  # the cluster is there
-    command._remembered.forget()
+    command.forget()
     calls.clear()
     runs = [received(azure, f"many{number}") for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -202,12 +205,15 @@ def test_a_cluster_that_was_deleted_since_is_made_again(azure: LocalAzure, ml: M
 @pytest.mark.parametrize("lost", [0, 1], ids=["code", "environment"])
 def test_an_asset_that_was_deleted_since_is_made_again(azure: LocalAzure, lost: int) -> None:
     submit(received(azure, f"kept{lost}"))
-    good = command._remembered.assets
-    assert good is not None
+    image = settings().training_image
+    good = (command._remembered.code, command._remembered.environments[image])
     gone = good[lost].rpartition("/")[0] + "/77"
-    command._remembered.assets = (gone, good[1]) if lost == 0 else (good[0], gone)
+    if lost == 0:
+        command._remembered.code = gone
+    else:
+        command._remembered.environments[image] = gone
     submit(received(azure, f"lost{lost}"))
-    assert command._remembered.assets == good
+    assert (command._remembered.code, command._remembered.environments[image]) == good
 
 
 def test_a_refusal_that_is_no_lost_asset_is_raised(azure: LocalAzure, calls: list[Call]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
 from function_app import advance, intake, steps
+from function_app.errors import UserError
 from function_app.lifecycle import DeploymentSeen, JobSeen
 from function_app.runs import (
     LATE,
@@ -86,6 +87,7 @@ class World:
         self.traffic: dict[str, int] = {}
         self.done: list[str] = []
         self.failure: Exception | None = None
+        self.beyond = ""  # what the engine says that it cannot do
         self.tries = 0  # of the messages that wait
         monkeypatch.setattr(advance, "store", lambda: self.store)
         monkeypatch.setattr(advance, "wake", self._wake)
@@ -93,7 +95,7 @@ class World:
         monkeypatch.setattr(advance, "utc_now", lambda: self.now)
         monkeypatch.setattr(steps, "utc_now", lambda: self.now)
         monkeypatch.setattr(intake, "take_in", self._take_in)
-        monkeypatch.setattr(steps, "command", self)
+        monkeypatch.setattr(steps.engines, "engine", lambda _: self)
         monkeypatch.setattr(steps, "release", self)
 
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
@@ -113,7 +115,11 @@ class World:
             raise self.failure
         self.done.append(what)
 
-    # What engines/command.py does.
+    # What an engine does.
+    def check(self, run: Run, _: object) -> None:
+        if self.beyond:
+            raise UserError(self.beyond)
+
     def submit(self, run: Run, _: object) -> str:
         self._azure("submit")
         self.job = self.job or JobSeen("Running")
@@ -123,8 +129,8 @@ class World:
         self._azure("look")
         return self.job
 
-    def metrics(self, run: Run) -> bytes:
-        return b'{"eval": {"base": {"loss": 2.0}, "tuned": {"loss": 1.0}}}'
+    def results(self, run: Run) -> dict[str, object]:
+        return {"eval": {"base": {"loss": 2.0}, "tuned": {"loss": 1.0}}}
 
     def stopped(self, run: Run) -> bool:
         self._azure("stop job")
@@ -213,6 +219,15 @@ def test_a_run_goes_to_the_job_and_after_it_to_live(world: World) -> None:
     assert [what for what in world.done if what != "look"] == [
         "submit", "register", "deploy", "verify", "shift", "live record",
     ]  # fmt: skip
+
+
+def test_what_the_engine_cannot_do_rejects_the_run_before_anything_is_submitted(world: World) -> None:
+    run = world.drop()
+    world.beyond = "method qlora needs a GPU"
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.REJECTED
+    assert world.run(run).history[-1].reason == "method qlora needs a GPU"
+    assert "submit" not in world.done
 
 
 def test_events_do_not_multiply_the_messages_of_a_waiting_run(world: World) -> None:

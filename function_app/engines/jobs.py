@@ -1,0 +1,114 @@
+"""What is the same for the job of every engine: submitted once, observed, stopped, and the end of its log."""
+
+from typing import Any
+
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.storage.blob import ContainerClient
+
+from .. import azure_clients
+from ..lifecycle import JobSeen
+from ..runs import Run
+
+ENDED = ("Completed", "Failed", "Canceled")
+LOG_TAIL_BYTES = 8192
+LOG_TAIL_LINES = 12
+LOGS_READ = 4  # of a job with many processes
+ERROR = "error: "  # before the sentence with which the training ends (docs/interfaces.md)
+MAX_SENTENCE = 500  # characters
+
+
+def existing(name: str) -> Any | None:
+    try:
+        return azure_clients.ml_client().jobs.get(name)
+    except ResourceNotFoundError:
+        return None
+
+
+def put(job: Any, **more: Any) -> Any:
+    """The job as Azure has it; one that another invocation has just submitted counts."""
+    ml = azure_clients.ml_client()
+    try:
+        # The SDK's check by its schemas costs as much as all else here, for a job that always has the same shape.
+        return ml.jobs.create_or_update(job, skip_validation=True, **more)
+    except HttpResponseError as error:
+        if "already exists" not in str(error):
+            raise
+        return ml.jobs.get(job.name)
+
+
+def observe(run: Run) -> JobSeen | None:
+    """The job's status and, when it failed, one sentence and the last lines of its log, or of its failed child's."""
+    job = existing(run.id)
+    if job is None:
+        return None
+    status = azure_clients.plain(job.status)
+    if status != "Failed":
+        return JobSeen(status)
+    return JobSeen(status, failure(run.id) or f"it wrote no log; see {job.studio_url}")
+
+
+def stopped(run: Run) -> bool:
+    """Ask Azure ML to stop the job; True once it has ended (or never was)."""
+    job = existing(run.id)
+    if job is None or job.status in ENDED:
+        return True
+    if job.status != "CancelRequested":
+        azure_clients.ml_client().jobs.begin_cancel(run.id)
+    return False
+
+
+def failure(name: str) -> str:
+    """Why a failed job failed: a sentence, then the end of the log that says so. "" when nothing says anything."""
+    for failed in [name, *failed_children(name)][::-1]:  # the innermost is what went wrong
+        lines = _log_tail(failed)
+        if lines:
+            sentence = next((line for line in reversed(lines) if line.startswith(ERROR)), "") or lines[-1]
+            others = [line for line in lines if line != sentence]
+            return "\n".join([sentence, *(["the log ends:", *others] if others else [])])
+    return _service_error(name)
+
+
+def failed_children(name: str) -> list[str]:
+    """The failed jobs below a failed job, the outer ones first."""
+    found: list[str] = []
+    for child in azure_clients.ml_client().jobs.list(parent_job_name=name):
+        if azure_clients.plain(child.status) == "Failed":
+            found += [child.name, *failed_children(child.name)]
+    return found
+
+
+def _log_tail(job: str) -> list[str]:
+    """The last lines of the job's log, read from where Azure ML keeps it. A job of several processes has several:
+    the one that tells an error counts, because the others only tell that they were stopped."""
+    artifacts = azure_clients.datastore_container("workspaceartifactstore")
+    names = sorted(blob.name for blob in artifacts.list_blobs(name_starts_with=f"ExperimentRun/dcid.{job}/user_logs/"))
+    first: list[str] = []
+    for name in [each for each in names if each.endswith(".txt")][:LOGS_READ]:
+        lines = _last_lines(artifacts, name)
+        if any(line.startswith(ERROR) for line in lines):
+            return lines
+        first = first or lines
+    return first
+
+
+def _last_lines(container: ContainerClient, name: str) -> list[str]:
+    blob = container.get_blob_client(name)
+    size = blob.get_blob_properties().size
+    if not size:
+        return []
+    start = max(0, size - LOG_TAIL_BYTES)
+    raw: bytes = blob.download_blob(offset=start, length=size - start).readall()
+    # Progress lines say nothing of why it ended.
+    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line and not line.startswith("progress ")]
+    return lines[-LOG_TAIL_LINES:]
+
+
+def _service_error(name: str) -> str:
+    """What Azure ML itself says of a job that never got as far as a log: an input that is missing, an image."""
+    try:
+        # The SDK shows it in `stream` alone, and has no public call for it.
+        details = azure_clients.ml_client().jobs._runs_operations.get_run_details(name)
+    except AzureError:
+        return ""
+    error = getattr(getattr(details, "error", None), "error", None)
+    return " ".join(str(getattr(error, "message", "") or "").split())[:MAX_SENTENCE]

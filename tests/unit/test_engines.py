@@ -1,0 +1,172 @@
+"""What the engines reckon without Azure: the pipeline's inputs, quotas, machines, the cluster's name."""
+
+from typing import Any
+
+import pytest
+
+from function_app.engines import clusters, pipeline_inputs
+from function_app.engines.machines import Machine, shortage
+from function_app.engines.pipeline_inputs import display_name, finetune_parameters, literal, unsuitable
+from function_app.recipe import Recipe, read_recipe
+from function_app.settings import read_settings
+
+A100 = Machine("Standard_NC24ads_A100_v4", 1, 24, 220.0, "StandardNCADSA100v4Family", True)
+LIMITS = {"Dedicated": 40, "LowPriority": 0}
+TYPES = {
+    "num_train_epochs": "integer",
+    "per_device_train_batch_size": "integer",
+    "per_device_eval_batch_size": "integer",
+    "gradient_accumulation_steps": "integer",
+    "learning_rate": "number",
+    "lr_scheduler_type": "string",
+    "apply_lora": "string",
+    "apply_deepspeed": "string",
+    "deepspeed_stage": "string",
+    "precision": "string",
+    "warmup_steps": "integer",
+    "logging_steps": "integer",
+    "early_stopping_patience": "integer",
+    "apply_early_stopping": "string",
+}
+
+
+def usage(label: str, limit: int) -> dict[str, Any]:
+    return {"name": {"value": label.replace(" ", "_"), "localizedValue": label}, "limit": limit, "currentValue": 0}
+
+
+def parameters(text: str, of_model: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
+    return finetune_parameters(read_recipe(text), of_model or {}, TYPES, records=100, devices=2)
+
+
+def test_the_model_s_defaults_win_over_the_tutorial_s_and_the_recipe_over_both() -> None:
+    of_model = {"num_train_epochs": 1, "deepspeed_stage": 3, "precision": 16, "apply_lora": "false", "odd": 1}
+    given, notes = parameters("method: lora\ntraining: {learning_rate: 1e-4, batch_size: 4}", of_model)
+    assert given == {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 1,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "cosine",
+        "apply_lora": "true",
+        "apply_deepspeed": "true",
+        "deepspeed_stage": "3",
+        "precision": "16",
+    }
+    assert notes == ["odd of the model's defaults is no input of the component"]
+
+
+def test_a_recipe_s_keys_become_the_component_s() -> None:
+    given, notes = parameters(
+        "method: full\ntraining: {epochs: 2, batch_size: 5, gradient_accumulation: 2, warmup: 0.1, sharding: none,"
+        " lr_scheduler: constant, early_stopping: 3, precision: fp32, lora_r: 8}"
+    )
+    assert (given["apply_lora"], given["apply_deepspeed"], given["precision"]) == ("false", "false", "32")
+    assert (given["apply_early_stopping"], given["early_stopping_patience"]) == ("true", 3)
+    # 100 records in batches of 5 on 2 devices, two of them a step: 5 steps an epoch.
+    assert (given["lr_scheduler_type"], given["warmup_steps"], given["num_train_epochs"]) == (
+        "constant_with_warmup",
+        1,
+        2,
+    )
+    assert notes == ["the component has no input lora_r"]  # this one; the registry's has it
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("training: {packing: false, loss_on: all}", ["training.packing", "training.loss_on"]),
+        ("method: qlora", ["method qlora"]),
+        ("training: {sharding: fsdp, precision: bf16}", ["training.precision bf16", "training.sharding fsdp"]),
+        ("training: {eval_every: 0}", ["training.eval_every 0 (it measures once an epoch or more often)"]),
+        ("evaluation: {questions: [Hi]}", ["evaluation.questions"]),
+        ("training: {epochs: 3, eval_every: 0.5, early_stopping: 2, warmup: 0.1}", []),
+    ],
+)
+def test_keys_without_a_counterpart_are_named(text: str, named: list[str]) -> None:
+    assert pipeline_inputs.without_counterpart(read_recipe(text)) == named
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "{'a': [1]}",
+        "{1: 2}",
+        "['a'",
+        "[" * 5000,
+        "'x' * 9",
+        "{'a.b': 1}",
+        "[1]" + " " * 30_000,
+    ],
+)
+def test_a_tag_that_is_no_plain_literal_is_ignored_with_a_note(text: str) -> None:
+    value, note = literal({"model_specific_defaults": text}, "model_specific_defaults", dict)
+    assert value is None
+    assert "model_specific_defaults" in note
+
+
+def test_good_tags_are_read_and_missing_ones_are_no_problem() -> None:
+    tags = {"a": "['Standard_NC24ads_A100_v4']", "b": " {'precision': 16, 'apply_lora': 'true'} "}
+    assert literal(tags, "a", list) == (["Standard_NC24ads_A100_v4"], "")
+    assert literal(tags, "b", dict) == ({"precision": 16, "apply_lora": "true"}, "")
+    assert literal(tags, "c", dict) == (None, "")
+
+
+def test_without_an_allow_list_small_gpus_are_denied() -> None:
+    assert unsuitable("standard_NC24RS_v3", ["Standard_NC24rs_v3"]) == ""
+    assert "is not among" in unsuitable("Standard_NC6s_v3", ["Standard_NC24rs_v3"])
+    assert "too small" in unsuitable("Standard_NC6", None)
+    assert unsuitable("Standard_NC6s_v3", None) == ""
+
+
+def test_the_display_name_is_the_tutorial_s() -> None:
+    given = {"per_device_train_batch_size": 1, "lr_scheduler_type": "cosine", "apply_deepspeed": "true",
+             "deepspeed_stage": "2", "apply_lora": "true", "save_total_limit": 1}  # fmt: skip
+    assert display_name("Phi-3-mini-4k-instruct", "ultrachat", given, 2, 1) == (
+        "Phi-3-mini-4k-instruct-ultrachat-bs2-cosine-ds2-lora-save_limit1-seqlen-1"
+    )
+
+
+def test_a_quota_that_can_never_suffice_is_named() -> None:
+    family = usage("Standard NCADSA100v4 Family Cluster Dedicated vCPUs", 24)
+    region = {tier: usage(f"Total Cluster {tier} Regional vCPUs", limit) for tier, limit in LIMITS.items()}
+    rows = [family, *region.values()]
+    assert shortage(rows, A100, 1, low_priority=False) == ""
+    assert "2 × Standard_NC24ads_A100_v4 needs 48 vCPUs" in shortage(rows, A100, 2, low_priority=False)
+    assert "NCADSA100v4 Family Cluster Dedicated vCPUs' is 24" in shortage(rows, A100, 2, low_priority=False)
+    assert "LowPriority Regional vCPUs' is 0" in shortage(rows, A100, 1, low_priority=True)
+    assert shortage([usage("Total Cluster Dedicated Regional vCPUs", -1)], A100, 64, low_priority=False) == ""
+    assert shortage([], A100, 1, low_priority=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16"),
+    [
+        ("Standard_NC24ads_A100_v4", True),
+        ("Standard_ND96isr_H100_v5", True),
+        ("Standard_ND96asr_v4", True),
+        ("Standard_NV36ads_A10_v5", True),
+        ("Standard_NC6s_v3", False),
+        ("Standard_NC24rs_v3", False),
+        ("Standard_ND40rs_v2", False),
+        ("Standard_NC64as_T4_v3", False),
+        ("Standard_NC6", False),
+    ],
+)
+def test_gpus_before_ampere_have_no_bf16(name: str, bf16: bool) -> None:
+    assert Machine(name, 1, 1, 1.0, "", True).bf16 is bf16
+
+
+def test_other_machines_than_the_usual_ones_get_a_cluster_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP", "AZURE_ML_WORKSPACE")
+    storage = {"Storage__blobServiceUri": "https://a", "Storage__queueServiceUri": "https://a"}
+    known = read_settings({**dict.fromkeys(names, "x"), **storage})
+    monkeypatch.setattr(clusters, "settings", lambda: known)
+    assert clusters.cluster_name(Recipe()) == "training"
+    for text, name in (
+        ("{instance_type: standard_e16s_V3}", "training"),
+        ("{instance_type: Standard_NC24ads_A100_v4}", "training-nc24ads-a100-v4"),
+        ("{tier: low_priority}", "training-low"),
+        ("{cluster: mine, instance_type: Standard_NC6s_v3, tier: low_priority}", "mine"),
+    ):
+        assert clusters.cluster_name(read_recipe(f"compute: {text}")) == name
