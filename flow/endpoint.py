@@ -1,4 +1,4 @@
-"""The client of a model's online endpoint: pooled connections, an Entra token, time limits, streaming."""
+"""The client of a model's online endpoint: pooled connections, an Entra token or a key, time limits, streaming."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.identity.aio import DefaultAzureCredential
 from endpoint_answers import read_completion, read_error, read_events
 from endpoint_errors import EndpointAnswerInvalid, EndpointSignInFailed, EndpointTimeout, EndpointUnreachable
+from endpoint_keys import EndpointKeys
 
 TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105
 TOKEN_MARGIN_SECONDS = 300
@@ -27,11 +28,15 @@ LONGEST_LINE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class EndpointCall:
-    """One request: ``body`` is OpenAI's wire format; an empty ``deployment`` means by the endpoint's traffic."""
+    """One request: ``body`` is OpenAI's wire format; an empty ``deployment`` means by the endpoint's traffic.
+
+    ``key_of``: the id in Resource Manager of an endpoint that is opened with its key; empty: with an Entra token.
+    """
 
     uri: str
     body: dict[str, Any]
     deployment: str = ""
+    key_of: str = ""
 
 
 class EndpointClient:
@@ -48,6 +53,8 @@ class EndpointClient:
             ),
             read_bufsize=LONGEST_LINE_BYTES,
         )
+
+        self._keys = EndpointKeys(self._session, self._credential)
 
     async def complete(self, call: EndpointCall) -> dict[str, Any]:
         """Return the chat.completion. Raises EndpointError."""
@@ -83,19 +90,30 @@ class EndpointClient:
         await self._credential.close()
 
     async def _post(self, call: EndpointCall, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        headers = {"Authorization": await self._authorization(), "Content-Type": "application/json"}
-        if call.deployment:
-            headers["azureml-model-deployment"] = call.deployment
-        body = json.dumps(call.body).encode()
-        try:
-            response = await self._send(call.uri, body, headers, timeout)
-        except aiohttp.ServerDisconnectedError:
-            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe.
-            response = await self._send(call.uri, body, headers, timeout)
+        secret = await (self._keys.get(call.key_of) if call.key_of else self._entra_token())
+        response = await self._send_or_again(call, secret, timeout)
+        if response.status == 401 and call.key_of:
+            response.close()
+            # The key has been replaced since it was asked for.
+            self._keys.forget(call.key_of, secret)
+            response = await self._send_or_again(call, await self._keys.get(call.key_of), timeout)
         if response.status != 200:
             async with response:
                 raise await read_error(response)
         return response
+
+    async def _send_or_again(
+        self, call: EndpointCall, secret: str, timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+        if call.deployment:
+            headers["azureml-model-deployment"] = call.deployment
+        body = json.dumps(call.body).encode()
+        try:
+            return await self._send(call.uri, body, headers, timeout)
+        except aiohttp.ServerDisconnectedError:
+            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe.
+            return await self._send(call.uri, body, headers, timeout)
 
     async def _send(
         self, uri: str, body: bytes, headers: dict[str, str], timeout: aiohttp.ClientTimeout
@@ -103,13 +121,13 @@ class EndpointClient:
         # No redirects: the token is for this host.
         return await self._session.post(uri, data=body, headers=headers, timeout=timeout, allow_redirects=False)
 
-    async def _authorization(self) -> str:
+    async def _entra_token(self) -> str:
         if _seconds_left(self._token) < TOKEN_MARGIN_SECONDS:
             async with self._token_lock:
                 if _seconds_left(self._token) < TOKEN_MARGIN_SECONDS:
                     await self._refresh_token()
         assert self._token is not None  # noqa: S101
-        return f"Bearer {self._token.token}"
+        return str(self._token.token)
 
     async def _refresh_token(self) -> None:
         try:

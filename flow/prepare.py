@@ -15,6 +15,7 @@ async def prepare(
     model: str,
     scoring_uri: str,
     deployment: str,
+    key_of: str,
     stream: bool,
 ) -> EndpointCall:
     """Return what to send where. Raises EndpointNotConfigured when there is nowhere to send it."""
@@ -33,4 +34,4 @@ async def prepare(
         body["model"] = model
     if stream:
         body["stream"] = True
-    return EndpointCall(uri=uri, body=body, deployment=deployment)
+    return EndpointCall(uri=uri, body=body, deployment=deployment, key_of=key_of)

@@ -12,11 +12,12 @@ from .chat_errors import as_api_error
 from .chat_keys import check_key
 from .chat_log import ChatLog
 from .chat_page import read_page
-from .flow_runner import FlowStream, flow_runner
+from .flow_runner import FlowError, FlowStream, flow_runner
 from .live import LiveModel, live_models
 from .openai_api import (
     DONE,
     MAX_BODY_BYTES,
+    ChatRequest,
     ChunkWriter,
     model_not_found,
     model_object,
@@ -82,15 +83,14 @@ async def _chat(req: Request, log: ChatLog) -> Response:
     log.stream = request.stream
     live = await _find(request.model)
     log.model = live.model
-    answer = await flow_runner().run(
-        {
-            "messages": request.messages,
-            "parameters": request.parameters,
-            "model": live.model,
-            "scoring_uri": live.scoring_uri,
-            "stream": request.stream,
-        }
-    )
+    try:
+        answer = await flow_runner().run(_flow_inputs(request, live))
+    except FlowError as error:
+        # A model may move to another endpoint, and the one that it leaves is deleted. Nothing was answered yet.
+        moved = await live_models().find_again(live.model) if _may_have_moved(error) else None
+        if moved is None or moved.scoring_uri == live.scoring_uri:
+            raise
+        answer = await flow_runner().run(_flow_inputs(request, moved))
     log.first_answer()
     if isinstance(answer, FlowStream):
         events = _events(answer, ChunkWriter(request.include_usage), log)
@@ -99,6 +99,23 @@ async def _chat(req: Request, log: ChatLog) -> Response:
     log.usage = answer.get("usage") or {}
     log.write(200)
     return _json(answer)
+
+
+def _flow_inputs(request: ChatRequest, live: LiveModel) -> dict[str, Any]:
+    """The flow's inputs. Not the key of an endpoint that has one, only whose key it is: inputs are traced."""
+    return {
+        "messages": request.messages,
+        "parameters": request.parameters,
+        "model": live.model,
+        "scoring_uri": live.scoring_uri,
+        "key_of": f"{settings().workspace_id}/serverlessEndpoints/{live.endpoint}" if live.auth == "key" else "",
+        "stream": request.stream,
+    }
+
+
+def _may_have_moved(error: FlowError) -> bool:
+    # What a caller sees of an endpoint that is being deleted, or is gone.
+    return error.kind == "unreachable" or error.upstream_status in (401, 403, 404, 410, 502, 503)
 
 
 async def _read_body(req: Request) -> bytes:

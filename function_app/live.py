@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -35,6 +35,7 @@ class LiveModel(msgspec.Struct, frozen=True):
     run_id: str = ""
     endpoint: str = ""
     deployment: str = ""
+    auth: Literal["", "key"] = ""  # how the endpoint is opened: with an Entra token, or with its key
     model_version: str = ""
     base_model: str = ""
     context_length: int | None = None
@@ -70,6 +71,11 @@ class LiveModels:
         models = await self.all()
         if name not in models and time.monotonic() - self._read_at > LOOK_AGAIN_SECONDS:
             await asyncio.wait([self._read_once()], timeout=WAIT_SECONDS)
+        return self._models.get(name)
+
+    async def find_again(self, name: str) -> LiveModel | None:
+        """Return the live model of that name as storage has it now; a moment ago it may have been elsewhere."""
+        await asyncio.wait([self._read_once()], timeout=WAIT_SECONDS)
         return self._models.get(name)
 
     @property

@@ -34,6 +34,12 @@ class Settings:
     endpoint_identity_id: str
     chat_api_keys: str
 
+    @property
+    def workspace_id(self) -> str:
+        """The workspace's id in Resource Manager."""
+        group = f"/subscriptions/{self.subscription_id}/resourceGroups/{self.resource_group}"
+        return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+
 
 def read_settings(env: Mapping[str, str]) -> Settings:
     """Build the settings from ``env``. Raises SettingsError with one sentence that names the variable."""

@@ -137,7 +137,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             release.create_endpoint(run)
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
-            where = f"deployment {run.deployment} on endpoint {release.endpoint_name(run.model)}"
+            where = f"deployment {run.deployment} on endpoint {release.endpoint_name(run)}"
             run.move(Stage.DEPLOYING, where, utc_now())
         case Verify():
             run.move(Stage.SHIFTING, release.verify(run), utc_now())

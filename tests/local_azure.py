@@ -88,15 +88,15 @@ def exports(text: str) -> dict[str, str]:
 
 
 @contextmanager
-def local_azure(home: Path, *arguments: str) -> Iterator[LocalAzure]:
+def local_azure(home: Path, *arguments: str, project: Path = ROOT / "emulator.yaml") -> Iterator[LocalAzure]:
     """Start one, put its variables into this process's environment, and stop it at the end."""
     before = dict(os.environ)
-    run_emulator(home, "up", *arguments)
+    run_emulator(home, "--project", str(project), "up", *arguments)
     try:
-        environment = exports(run_emulator(home, "env"))
+        environment = exports(run_emulator(home, "--project", str(project), "env"))
         os.environ.update(environment)
         yield LocalAzure(home, environment)
     finally:
         os.environ.clear()
         os.environ.update(before)
-        run_emulator(home, "down")
+        run_emulator(home, "--project", str(project), "down")
