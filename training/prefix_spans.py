@@ -1,4 +1,4 @@
-"""Where the assistant's turns are in a chat whose template does not mark them: found by rendering the chat up to them."""
+"""Where the assistant's turns are in a chat whose template has no marks: found by rendering the chat up to them."""
 
 import re
 from itertools import zip_longest
