@@ -35,7 +35,6 @@ BY_WORDS = {
     "no file named": "its files have no weights (model.safetensors or pytorch_model.bin); copy the whole model",
     "does not appear to have a file named": "its files have no weights (model.safetensors); choose a complete model",
     "does not appear to have files named": "some of its files are missing; copy the whole model",
-    "is not a valid JSON file": "its config.json is damaged; copy the model anew",
     "size mismatch": "its weights have other shapes than its config.json says; copy the model anew",
     "ignore_mismatched_sizes": "its weights have other shapes than its config.json says; copy the model anew",
     "is not a valid model identifier": (

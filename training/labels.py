@@ -137,9 +137,10 @@ class Labeller:
             for number, message in enumerate(chat, 1):
                 if message["role"] != "assistant" and message["content"].strip() not in rendered[0]:
                     role = message["role"]
+                    mend = "" if role == "user" else f"remove the {role} messages from the data, or "
                     raise FineTuneError(
                         f"{name}: the base model's chat template leaves out message {number}, whose role is "
-                        f"{role!r}; remove the {role} messages from the data, or choose another base model"
+                        f"{role!r}; {mend}choose another base model"
                     )
             texts += rendered
             spans += marked or [[]]
