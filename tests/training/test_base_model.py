@@ -142,7 +142,6 @@ def half_the_weights(base: Path) -> None:
             "it needs code of its own, which is never run here",
         ),
         (config(model_type="bert", architectures=["BertForMaskedLM"]), "not a causal language model but BertForMasked"),
-        (config(model_type="vit", architectures=None), "it is not a causal language model"),
         (lambda base: (base / "model.safetensors").unlink(), "its files have no weights"),
         (half_the_weights, "its weights' files are damaged"),
         (config(num_hidden_layers=3), "its files lack 6 of the model's weights, among them model.layers.2.input"),
