@@ -4,6 +4,7 @@ Azure ML's PyTorch distribution and torchrun set the same variables for each pro
 MASTER_ADDR, MASTER_PORT. Without them there is one process, and every function here does nothing much.
 """
 
+import contextlib
 import importlib.util
 import os
 import threading
@@ -124,22 +125,25 @@ class _Watch:
     def tell(self) -> None:
         if self._store is None or self._over.is_set():
             return
+        # What fails here may be no more than the other one's end, seen by a collective call before it was seen here.
+        self._end_if_told()
         self._over.set()
-        try:
+        with contextlib.suppress(RuntimeError):  # the store is gone, and with it those who would have read this
             self._store.set(self._key, os.environ.get("RANK", "0"))
-        except RuntimeError:
-            return  # the store is gone, and with it those who would have read this
 
     def _look(self) -> None:
         while not self._over.wait(WATCH_SECONDS):
-            try:
-                news = f"process {self._store.get(self._key).decode()}" if self._store.check([self._key]) else ""
-            except RuntimeError:  # DistError and its kind
-                news = "the first process"
-            if news and not self._over.is_set():
-                print(f"error: {news} has failed, so process {os.environ['RANK']} ends; see its log", flush=True)
-                # Not sys.exit: the main thread may wait in a collective call that nobody will answer.
-                os._exit(1)
+            self._end_if_told()
+
+    def _end_if_told(self) -> None:
+        try:
+            news = f"process {self._store.get(self._key).decode()}" if self._store.check([self._key]) else ""
+        except RuntimeError:  # DistError and its kind
+            news = "the first process"
+        if news and not self._over.is_set():
+            print(f"error: {news} has failed, so process {os.environ['RANK']} ends; see its log", flush=True)
+            # Not sys.exit: the main thread may wait in a collective call that nobody will answer.
+            os._exit(1)
 
 
 _watch = _Watch()

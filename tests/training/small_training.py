@@ -1,6 +1,6 @@
 """Trainings of the embedded model that last seconds, in this process or, for kills and several processes, in others.
 
-Run as: python tests/training/small_training.py '{"epochs": 2, "checkpoint_output": "…"}'
+Run as: python tests/training/small_training.py '[{"epochs": 2, "checkpoint_output": "…"}]'
 """
 
 import json
@@ -56,30 +56,53 @@ def run(hook: Any = None, *, dropout: bool = True, **given: Any) -> tuple[Any, d
     return train(arguments, model, tokenizer, data(), Tracking(), data(8, 100))
 
 
-def main() -> None:
-    given = json.loads(sys.argv[1])
-    failing = given.pop("failing_process", None)
-    from training import FineTuneError
+def gather(method: str) -> bool:
+    """Shard the embedded model among the processes as FSDP2 does; return whether the first gets it back whole."""
+    import torch
+    from peft import get_peft_model
+    from torch.distributed.fsdp import fully_shard
 
-    def fail(model: Any) -> None:
+    from training import distributed
+    from training.base_model import load_base_model
+    from training.trainer import _adapters
+
+    distributed.start()
+    torch.manual_seed(1)
+    model: Any = load_base_model("embedded")[0]
+    if method == "lora":
+        model = get_peft_model(model, _adapters(options(method=method)))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    for layer in (model.get_base_model() if method == "lora" else model).model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    state = distributed.gathered(model)
+    sharded = all(hasattr(weight, "to_local") for weight in model.parameters())
+    if not distributed.is_first():
+        return sharded and not state
+    after = distributed.whole_model(model, state).state_dict()
+    return sharded and before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def main() -> None:
+    """Do one thing after the other, each with a port of its own, and print a line of JSON for each."""
+    from training import FineTuneError, distributed
+
+    def fail(*_: Any) -> None:
         raise FineTuneError("this process was told to fail")
 
-    if failing is not None:
-        from training import distributed
-
-        distributed.start()
-    hook = None
-    if os.environ.get("RANK") == failing and failing:
-
-        def hook(model: Any) -> None:
-            model.register_forward_pre_hook(lambda *_: fail(model))
-
-    try:
-        _, trained = run(hook, **given)
-    except FineTuneError as error:
-        print(f"error: {error}", flush=True)
-        sys.exit(getattr(error, "exit_code", 1))
-    print(json.dumps({"trained": trained}), flush=True)
+    for given in json.loads(sys.argv[1]):
+        os.environ["MASTER_PORT"] = str(given.pop("port", 0))
+        if "gather" in given:
+            print(json.dumps({"whole": [gather(method) for method in given["gather"]]}), flush=True)
+            distributed.finish()
+            continue
+        fails = given.pop("failing_process", None) == os.environ.get("RANK", "")
+        try:
+            _, trained = run(lambda model, fails=fails: fails and model.register_forward_pre_hook(fail), **given)
+        except FineTuneError as error:
+            print(f"error: {error}", flush=True)
+            sys.exit(getattr(error, "exit_code", 1))
+        print(json.dumps({"trained": trained}), flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def uninterrupted() -> tuple[Any, dict[str, Any]]:
 def test_a_killed_training_ends_like_one_that_was_not(uninterrupted: Any, tmp_path: Path) -> None:
     given = OPTIONS | {"checkpoint_output": str(tmp_path), "checkpoint_minutes": 0}
     process = subprocess.Popen(
-        [sys.executable, small_training.__file__, json.dumps(given)],
+        [sys.executable, small_training.__file__, json.dumps([given])],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -56,6 +56,10 @@ def test_a_killed_training_ends_like_one_that_was_not(uninterrupted: Any, tmp_pa
     assert trained["eval_curve"] == expected["eval_curve"]
     assert same_weights(model, expected_model)
     assert len(list(tmp_path.glob("checkpoint-*"))) == 1  # only the last one is kept
+    # Killed after the training, in the evaluation or the export, it has nothing left to train.
+    again, told = small_training.run(**given)
+    assert (told["curve"], told["eval_curve"]) == (expected["curve"], expected["eval_curve"])
+    assert same_weights(again, expected_model)
     remove_checkpoints(small_training.options(**given))
     assert not list(tmp_path.iterdir())
 
