@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from training import FineTuneError
 from training.arguments import FineTuneArguments
-from training.choices import Choices, choose, prepare
+from training.choices import Choices, adjust, choose, prepare, restore
 from training.progress import Progress, Tracking
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def train(
             processing_class=tokenizer,
             peft_config=None if arguments.method == "full" else _adapters(arguments),
         )
+        adjust(trainer)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Progress(tracking))
         started = time.monotonic()
@@ -60,6 +61,7 @@ def train(
     tuned = trainer.accelerator.unwrap_model(trainer.model)
     if arguments.method != "full":
         tuned = tuned.merge_and_unload()
+    restore(tuned, choices)
     return tuned.to(stored_dtype), {
         "steps": trainer.state.global_step,
         "loss": losses[-1],
@@ -80,7 +82,6 @@ def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examp
         lr_scheduler_type=arguments.lr_scheduler,
         warmup_steps=arguments.warmup,
         weight_decay=arguments.weight_decay,
-        max_length=arguments.max_length,
         use_cpu=not torch.cuda.is_available(),
         **choices.sft_options,
         seed=arguments.seed,
