@@ -14,9 +14,15 @@ from trl import SFTConfig, SFTTrainer
 from training import FineTuneError, distributed
 from training.arguments import FineTuneArguments
 from training.checkpoints import Checkpoint, Checkpoints, Preempted, fingerprint
-from training.choices import Choices, choose, prepare
+from training.choices import Choices, adjust, choose, prepare, restore
 from training.early_stopping import HeldOut
-from training.out_of_memory import OPTIMISER_ADVICE, is_out_of_memory, refuse_if_distributed, smaller
+from training.out_of_memory import (
+    OPTIMISER_ADVICE,
+    is_out_of_memory,
+    refuse_if_distributed,
+    smaller,
+    with_checkpointing,
+)
 from training.progress import Progress, Tracking
 
 if TYPE_CHECKING:
@@ -80,9 +86,9 @@ def _train(
             args=_config(arguments, choices, Path(scratch), len(dataset)),
             train_dataset=dataset,
             processing_class=tokenizer,
-            data_collator=getattr(choices, "collator", None),
             peft_config=None if arguments.method == "full" else _adapters(arguments),
         )
+        adjust(trainer)
         trainer.ready(checkpoints, curve, choices, found)
         trainer.remove_callback(PrinterCallback)
         for callback in (_Continue(trainer), curve, checkpoints, Progress(tracking)):
@@ -105,7 +111,10 @@ def _train(
             trained["adapter_folder"] = tempfile.mkdtemp(prefix="adapter-")
             tuned.save_pretrained(trained["adapter_folder"])
         tuned = _merged(tuned, arguments, trained.get("adapter_folder"))
-    return tuned.to(stored_dtype) if tuned is not None else None, trained
+    if tuned is not None:
+        tuned = tuned.to(stored_dtype)
+        restore(tuned, choices)
+    return tuned, trained
 
 
 def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: str | None) -> Any:
@@ -157,7 +166,7 @@ class Trainer(SFTTrainer):
         print(
             f"phase=out_of_memory step={step} batch={self.choices.per_device_batch} "
             f"accumulation={self.choices.accumulation} "
-            f"activation_checkpointing={bool(self.choices.sft_options.get('activation_checkpointing'))}",
+            f"activation_checkpointing={str(self.choices.checkpointing).lower()}",
             flush=True,
         )
         self.model.zero_grad(set_to_none=True)
@@ -173,7 +182,7 @@ class Trainer(SFTTrainer):
         torch.cuda.empty_cache()
         self.args.per_device_train_batch_size = self._train_batch_size = self.choices.per_device_batch
         self.args.gradient_accumulation_steps = self.choices.accumulation
-        if self.choices.sft_options.get("activation_checkpointing") and not self.args.activation_checkpointing:
+        if self.choices.checkpointing and not self.args.activation_checkpointing:
             self.args.activation_checkpointing = True
             if isinstance(self.model, PeftModel):
                 self.model.enable_input_require_grads()
@@ -197,6 +206,9 @@ class Trainer(SFTTrainer):
             "tokens_per_second": round(int(self.state.num_input_tokens_seen) / seconds, 1),
             "curve": curve,
             "eval_curve": [[step, loss] for step, loss in self.held_out.curve],
+            "precision": self.choices.precision,
+            "attention": self.choices.attention,
+            "checkpointing": self.choices.checkpointing,
         }
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 the trainer's own
@@ -210,7 +222,6 @@ class Trainer(SFTTrainer):
             super(SFTTrainer, self)._save_checkpoint(model, trial)
             self.held_out.save(folder)
 
-        options = self.choices.sft_options
         notes = {
             "seconds": time.monotonic() - self._started,
             "loss_to_log": [
@@ -221,7 +232,7 @@ class Trainer(SFTTrainer):
             "divided": {
                 "per_device_batch": self.choices.per_device_batch,
                 "accumulation": self.choices.accumulation,
-                "activation_checkpointing": bool(options.get("activation_checkpointing")),
+                "checkpointing": self.choices.checkpointing,
             },
         }
         self.checkpoints.write(self.state.global_step, save, notes)
@@ -246,12 +257,10 @@ class _Continue(TrainerCallback):
         self._trainer.updating = False
 
 
-def _divided(choices: Choices, per_device_batch: int, accumulation: int, activation_checkpointing: bool) -> Choices:
+def _divided(choices: Choices, per_device_batch: int, accumulation: int, checkpointing: bool) -> Choices:
     """Return the choices with the optimiser step divided as it was when the checkpoint was written."""
-    options = {**choices.sft_options, "activation_checkpointing": activation_checkpointing}
-    return dataclasses.replace(
-        choices, per_device_batch=per_device_batch, accumulation=accumulation, sft_options=options
-    )
+    choices = dataclasses.replace(choices, per_device_batch=per_device_batch, accumulation=accumulation)
+    return with_checkpointing(choices) if checkpointing else choices
 
 
 def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examples: int) -> "SFTConfig":
@@ -266,7 +275,6 @@ def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examp
         lr_scheduler_type=arguments.lr_scheduler,
         warmup_steps=arguments.warmup,
         weight_decay=arguments.weight_decay,
-        max_length=arguments.max_length,
         use_cpu=not torch.cuda.is_available(),
         **choices.sft_options,
         **distributed.sharding_options(arguments),
