@@ -54,13 +54,9 @@ def train(
     Raises FineTuneError when the loss is not a number, the memory is too small, or the sharding cannot work here, and
     Preempted when the platform wants the machine back.
     """
-    distributed.start()
-    try:
+    with distributed.together():
         result = _train(arguments, model, tokenizer, dataset, tracking, held_out)
-    except BaseException:
-        distributed.tell_failure()
-        raise
-    distributed.finish()
+        distributed.finish()
     return result
 
 
@@ -108,7 +104,7 @@ def _train(
     tuned = distributed.unwrapped(trainer, arguments)
     if tuned is not None and arguments.method != "full":
         if distributed.is_first():
-            trained["adapter_folder"] = tempfile.mkdtemp(prefix="adapter-")
+            trained["adapter_folder"] = Path(tempfile.mkdtemp(prefix="adapter-"))
             tuned.save_pretrained(trained["adapter_folder"])
         tuned = _merged(tuned, arguments, trained.get("adapter_folder"))
     if tuned is not None:
@@ -117,10 +113,10 @@ def _train(
     return tuned, trained
 
 
-def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: str | None) -> Any:
+def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: Path | None) -> Any:
     if arguments.method == "qlora" and adapter_folder:
         # Merged into 4 bits, the adapters would be rounded away; so first back to the numbers they were trained on.
-        tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), adapter_folder)
+        tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), str(adapter_folder))
     return tuned.merge_and_unload()
 
 
