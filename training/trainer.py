@@ -45,7 +45,7 @@ def train(
     That is ``steps``, ``loss`` (the last one logged), ``seconds`` and ``tokens_per_second`` (over all attempts at this
     training), ``curve`` and ``eval_curve`` (pairs of a step and the loss per trained token in nats, of the training
     and of ``held_out``) and, with adapters, ``adapter_folder``: a temporary folder, the caller's to delete. Of several
-    processes only the first is sure to get a model and the folder. The processes have parted when this returns.
+    processes only the first gets the model (the others None) and the folder. They have parted when this returns.
 
     ``dataset`` and ``held_out`` have the columns of ``data.tokenize``. A training that a checkpoint in
     ``checkpoint_output`` fits goes on from there; the caller removes the checkpoints when the whole job has succeeded
@@ -102,19 +102,19 @@ def _train(
     curve.go_back_to_best()
     trained = trainer.known()
     tuned = distributed.unwrapped(trainer, arguments)
-    if tuned is not None and arguments.method != "full":
-        if distributed.is_first():
-            trained["adapter_folder"] = Path(tempfile.mkdtemp(prefix="adapter-"))
-            tuned.save_pretrained(trained["adapter_folder"])
-        tuned = _merged(tuned, arguments, trained.get("adapter_folder"))
-    if tuned is not None:
-        tuned = tuned.to(stored_dtype)
-        restore(tuned, choices)
+    if tuned is None or not distributed.is_first():
+        return None, trained
+    if arguments.method != "full":
+        trained["adapter_folder"] = Path(tempfile.mkdtemp(prefix="adapter-"))
+        tuned.save_pretrained(trained["adapter_folder"])
+        tuned = _merged(tuned, arguments, trained["adapter_folder"])
+    tuned = tuned.to(stored_dtype)
+    restore(tuned, choices)
     return tuned, trained
 
 
-def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: Path | None) -> Any:
-    if arguments.method == "qlora" and adapter_folder:
+def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: Path) -> Any:
+    if arguments.method == "qlora":
         # Merged into 4 bits, the adapters would be rounded away; so first back to the numbers they were trained on.
         tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), str(adapter_folder))
     return tuned.merge_and_unload()
@@ -156,9 +156,9 @@ class Trainer(SFTTrainer):
     def _in_smaller_pieces(self) -> Path | None:
         """Put the state of the last whole step where training can resume from; return the place, None if none was."""
         self.choices = smaller(self.choices)
-        step, *logged, tokens = self._at_begin
-        self._tr_loss, self._globalstep_last_logged = torch.tensor(logged[0]), int(logged[1])
-        self.state.num_input_tokens_seen = tokens
+        step, logged = self.state.global_step, (float(self._tr_loss), self._globalstep_last_logged)
+        if step == self._at_begin[0]:  # in the midst of a step; else behind it, in a measurement or a checkpoint
+            _, *logged, self.state.num_input_tokens_seen = self._at_begin
         print(
             f"phase=out_of_memory step={step} batch={self.choices.per_device_batch} "
             f"accumulation={self.choices.accumulation} "
@@ -172,7 +172,7 @@ class Trainer(SFTTrainer):
             super(SFTTrainer, self)._save_checkpoint(self.model, None)
             resume = self._output_folder / f"checkpoint-{step}"
             self._output_folder = self.checkpoints.folder
-        self.loss_to_log = (float(logged[0]), int(logged[1]))
+        self.loss_to_log = (logged[0], logged[1])
         self.optimizer, self.lr_scheduler = None, None
         self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         torch.cuda.empty_cache()
