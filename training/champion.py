@@ -1,0 +1,79 @@
+"""The model that serves now, measured on the same exam before the challenger is trained."""
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training import FineTuneError
+from training.arguments import FineTuneArguments
+from training.evaluate import Evaluation, Exam
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def measure_champion(
+    arguments: FineTuneArguments, exam: Exam, base_model: "PreTrainedModel", base: Evaluation
+) -> tuple[Evaluation | None, str | None]:
+    """Return what the champion scores, and a sentence for the report; None for what there is not.
+
+    A champion that cannot be loaded or measured costs the comparison, never the training: the sentence says so. It is
+    loaded and freed before the training begins, with the base model out of the GPU for so long.
+    """
+    if arguments.champion_path is None:
+        return None, None
+    folder = Path(arguments.champion_path)
+    if arguments.base_path and Path(arguments.base_path).resolve() == folder.resolve():
+        return base, "The training went on from the champion, so the base model and the champion are the same."
+    was = base_model.device
+    # A base in 4 bits stays: it is small, and bitsandbytes does not move every kind.
+    aside = was.type == "cuda" and getattr(base_model, "hf_quantizer", None) is None
+    if aside:
+        base_model.to("cpu")
+    try:
+        return _measure(folder, exam), None
+    except Exception as error:  # whatever it is, the training matters more
+        # A file that is broken may show anything: its name and the kind of error say enough, and no content.
+        reason = str(error) if isinstance(error, FineTuneError) else f"{type(error).__name__} while it was measured"
+        print(f"warning: the champion is not compared: {reason}", flush=True)
+        return None, f"The champion could not be compared: {reason}."
+    finally:
+        _free()
+        if aside:
+            base_model.to(was)
+
+
+def _measure(folder: Path, exam: Exam) -> Evaluation:
+    model, tokenizer = load_champion(folder)
+    return exam.take(model, tokenizer)
+
+
+def load_champion(folder: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Return the model and the tokenizer of an MLflow model folder as ``export`` writes it.
+
+    Raises FineTuneError when the folder is none, or holds nothing that loads.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights, words = folder / "model", folder / "components" / "tokenizer"
+    for needed in (folder / "MLmodel", weights, words):
+        if not needed.exists():
+            raise FineTuneError(f"{folder} is no MLflow model: it has no {needed.relative_to(folder)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(words)
+        model = AutoModelForCausalLM.from_pretrained(weights, dtype="auto")
+    except Exception as error:  # safetensors, tokenizers and json each raise their own
+        raise FineTuneError(f"{folder} cannot be loaded ({type(error).__name__})") from error
+    if not tokenizer.chat_template:
+        raise FineTuneError(f"{folder} has no chat template")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
