@@ -31,7 +31,7 @@ def sentence(error: BaseException) -> str | None:
     """Return what happened and what to do, or None when the error is none of the known ones."""
     for each in _chain(error):
         name, text = type(each).__name__, str(each)
-        if is_disk_full(each):
+        if _fills_disk(each):
             where = getattr(each, "filename", None)
             return f"the disk is full{f': {where} could not be written' if where else ''}; {DISK_ADVICE}"
         if name == "OutOfMemoryError":  # torch's, by name: torch may not be imported yet
@@ -52,12 +52,13 @@ def sentence(error: BaseException) -> str | None:
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether ``error``, or what it came from, says that nothing more can be written."""
-    for each in _chain(error):
-        if isinstance(each, OSError) and each.errno in DISK_FULL:
-            return True
-        if not isinstance(each, FineTuneError) and any(words in str(each) for words in DISK_FULL_TEXTS):
-            return True
-    return False
+    return any(_fills_disk(each) for each in _chain(error))
+
+
+def _fills_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in DISK_FULL
+    return not isinstance(error, FineTuneError) and any(words in str(error) for words in DISK_FULL_TEXTS)
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def disk_for(what: str, folder: Path, needed: int) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         try:
-            free = f", {_size(shutil.disk_usage(folder).free)} of it are free now"
+            free = f", where {_size(shutil.disk_usage(folder).free)} are free"
         except OSError:
             free = ""
         raise FineTuneError(
