@@ -1,18 +1,22 @@
-"""Train the model with TRL's SFTTrainer, every weight or low-rank adapters."""
+"""Train the model with TRL's SFTTrainer, all weights or adapters, through interruptions and lack of memory."""
 
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig
-from transformers import PrinterCallback
+from peft import LoraConfig, PeftModel
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from training import FineTuneError
+from training import FineTuneError, distributed
 from training.arguments import FineTuneArguments
+from training.checkpoints import Checkpoint, Checkpoints, Preempted, fingerprint
 from training.choices import Choices, choose, prepare
+from training.early_stopping import HeldOut
+from training.out_of_memory import OPTIMISER_ADVICE, is_out_of_memory, refuse_if_distributed, smaller
 from training.progress import Progress, Tracking
 
 if TYPE_CHECKING:
@@ -28,48 +32,230 @@ def train(
     tokenizer: "PreTrainedTokenizerBase",
     dataset: "Dataset",
     tracking: Tracking,
-) -> tuple["PreTrainedModel", dict[str, Any]]:
-    """Return the tuned model and ``steps``, ``loss`` (the last one logged), ``seconds`` and ``tokens_per_second``.
+    held_out: "Dataset | None" = None,
+) -> tuple["PreTrainedModel | None", dict[str, Any]]:
+    """Return the tuned model, adapters merged, in the dtype it came in, and what is known of the run.
 
-    ``dataset`` has the columns of ``data.tokenize``. The model comes back in the dtype it came in, adapters merged.
-    Raises FineTuneError when the loss is not a number or the GPU's memory is too small.
+    That is ``steps``, ``loss`` (the last one logged), ``seconds`` and ``tokens_per_second`` (over all attempts at this
+    training), ``curve`` and ``eval_curve`` (pairs of a step and the loss per trained token in nats, of the training
+    and of ``held_out``) and, with adapters, ``adapter_folder``: a temporary folder, the caller's to delete. Of several
+    processes only the first is sure to get a model and the folder. The processes have parted when this returns.
+
+    ``dataset`` and ``held_out`` have the columns of ``data.tokenize``. A training that a checkpoint in
+    ``checkpoint_output`` fits goes on from there; the caller removes the checkpoints when the whole job has succeeded
+    (``checkpoints.remove_checkpoints``).
+
+    Raises FineTuneError when the loss is not a number, the memory is too small, or the sharding cannot work here, and
+    Preempted when the platform wants the machine back.
     """
+    distributed.start()
+    try:
+        result = _train(arguments, model, tokenizer, dataset, tracking, held_out)
+    except BaseException:
+        distributed.tell_failure()
+        raise
+    distributed.finish()
+    return result
+
+
+def _train(
+    arguments: FineTuneArguments,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    dataset: "Dataset",
+    tracking: Tracking,
+    held_out: "Dataset | None",
+) -> tuple["PreTrainedModel | None", dict[str, Any]]:
     choices = choose(arguments, model, dataset)
     stored_dtype = model.dtype
-    model = prepare(model, choices)
+    folder = Path(arguments.checkpoint_output) if arguments.checkpoint_output else None
+    checkpoints = Checkpoints(folder, arguments.checkpoint_minutes, fingerprint(arguments, dataset))
+    found = checkpoints.newest()
+    if found:
+        choices = _divided(choices, **found.notes["divided"])
+    curve = HeldOut(arguments, held_out, tokenizer.pad_token_id, tracking)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = SFTTrainer(
-            model=model,
+        trainer = Trainer(
+            model=prepare(model, choices),
             args=_config(arguments, choices, Path(scratch), len(dataset)),
             train_dataset=dataset,
             processing_class=tokenizer,
+            data_collator=getattr(choices, "collator", None),
             peft_config=None if arguments.method == "full" else _adapters(arguments),
         )
+        trainer.ready(checkpoints, curve, choices, found)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Progress(tracking))
-        started = time.monotonic()
+        for callback in (_Continue(trainer), curve, checkpoints, Progress(tracking)):
+            trainer.add_callback(callback)
+        undo = checkpoints.listen()
         try:
-            trainer.train()
-        except torch.OutOfMemoryError as error:
-            raise FineTuneError(
-                "the GPU's memory is too small; lower batch_size or max_length, set activation_checkpointing, "
-                "or use the method lora"
-            ) from error
-        seconds = time.monotonic() - started
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tuned = trainer.accelerator.unwrap_model(trainer.model)
-    if arguments.method != "full":
-        tuned = tuned.merge_and_unload()
-    return tuned.to(stored_dtype), {
-        "steps": trainer.state.global_step,
-        "loss": losses[-1],
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(int(trainer.state.num_input_tokens_seen) / seconds, 1),
-    }
+            trainer.train_as_memory_allows(found.folder if found else None)
+        finally:
+            undo()
+    if checkpoints.preempted:
+        raise Preempted(
+            f"the platform stopped the job at step {trainer.state.global_step} of {trainer.state.max_steps}; started "
+            f"again with the same checkpoint_output, it goes on from step {checkpoints.last_step}"
+        )
+    curve.go_back_to_best()
+    trained = trainer.known()
+    tuned = distributed.unwrapped(trainer, arguments)
+    if tuned is not None and arguments.method != "full":
+        if distributed.is_first():
+            trained["adapter_folder"] = tempfile.mkdtemp(prefix="adapter-")
+            tuned.save_pretrained(trained["adapter_folder"])
+        tuned = _merged(tuned, arguments, trained.get("adapter_folder"))
+    return tuned.to(stored_dtype) if tuned is not None else None, trained
+
+
+def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: str | None) -> Any:
+    if arguments.method == "qlora" and adapter_folder:
+        # Merged into 4 bits, the adapters would be rounded away; so first back to the numbers they were trained on.
+        tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), adapter_folder)
+    return tuned.merge_and_unload()
+
+
+class Trainer(SFTTrainer):
+    """TRL's trainer, with our checkpoints, that goes on in smaller pieces when the memory does not suffice."""
+
+    def ready(self, checkpoints: Checkpoints, curve: HeldOut, choices: Choices, found: Checkpoint | None) -> None:
+        """Take what the training needs to know, and what it knew when it was interrupted."""
+        self.checkpoints, self.held_out, self.choices = checkpoints, curve, choices
+        curve.trainer = self
+        self.updating = False  # whether the optimiser is at work: then the weights may be half new, half old
+        self.loss_to_log: tuple[float, int] | None = None
+        self._output_folder = checkpoints.folder
+        self._at_begin: tuple[int, float, int, int] = (-1, 0.0, 0, 0)
+        self._started = time.monotonic()
+        if found:
+            self._started -= found.notes["seconds"]
+            self.loss_to_log = tuple(found.notes["loss_to_log"])
+            curve.load(found.folder, found.notes["eval_curve"])
+
+    def train_as_memory_allows(self, resume: Path | None) -> None:
+        """Train to the end, each time the memory does not suffice in pieces half as large."""
+        while True:
+            try:
+                self.train(resume_from_checkpoint=str(resume) if resume else None)
+                return
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.updating:
+                    # Smaller pieces would not help, and the weights may be spoilt.
+                    raise FineTuneError(OPTIMISER_ADVICE) from error
+                refuse_if_distributed(self.choices)
+            # Only here, where the error no longer holds on to the tensors of the failed step.
+            resume = self._in_smaller_pieces()
+
+    def _in_smaller_pieces(self) -> Path | None:
+        """Put the state of the last whole step where training can resume from; return the place, None if none was."""
+        self.choices = smaller(self.choices)
+        step, *logged, tokens = self._at_begin
+        self._tr_loss, self._globalstep_last_logged = torch.tensor(logged[0]), int(logged[1])
+        self.state.num_input_tokens_seen = tokens
+        print(
+            f"phase=out_of_memory step={step} batch={self.choices.per_device_batch} "
+            f"accumulation={self.choices.accumulation} "
+            f"activation_checkpointing={bool(self.choices.sft_options.get('activation_checkpointing'))}",
+            flush=True,
+        )
+        self.model.zero_grad(set_to_none=True)
+        resume = None
+        if step > 0:
+            self._output_folder = Path(self.args.output_dir)
+            super(SFTTrainer, self)._save_checkpoint(self.model, None)
+            resume = self._output_folder / f"checkpoint-{step}"
+            self._output_folder = self.checkpoints.folder
+        self.loss_to_log = (float(logged[0]), int(logged[1]))
+        self.optimizer, self.lr_scheduler = None, None
+        self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        torch.cuda.empty_cache()
+        self.args.per_device_train_batch_size = self._train_batch_size = self.choices.per_device_batch
+        self.args.gradient_accumulation_steps = self.choices.accumulation
+        if self.choices.sft_options.get("activation_checkpointing") and not self.args.activation_checkpointing:
+            self.args.activation_checkpointing = True
+            if isinstance(self.model, PeftModel):
+                self.model.enable_input_require_grads()
+        return resume
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Note the counters before the first piece of a step: those of a failed step must not count twice."""
+        if self._at_begin[0] != self.state.global_step:
+            counted = self._globalstep_last_logged, int(self.state.num_input_tokens_seen)
+            self._at_begin = (self.state.global_step, float(self._tr_loss), *counted)
+        return super().training_step(*args, **kwargs)
+
+    def known(self) -> dict[str, Any]:
+        """Return what ``train`` tells of the run."""
+        seconds = time.monotonic() - self._started
+        curve = [[entry["step"], entry["loss"]] for entry in self.state.log_history if "loss" in entry]
+        return {
+            "steps": self.state.global_step,
+            "loss": curve[-1][1],
+            "seconds": round(seconds, 2),
+            "tokens_per_second": round(int(self.state.num_input_tokens_seen) / seconds, 1),
+            "curve": curve,
+            "eval_curve": [[step, loss] for step, loss in self.held_out.curve],
+        }
+
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 the trainer's own
+        return str(self._output_folder or self.args.output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+
+        def save() -> None:
+            # Not SFTTrainer's, which writes a model card first.
+            super(SFTTrainer, self)._save_checkpoint(model, trial)
+            self.held_out.save(folder)
+
+        options = self.choices.sft_options
+        notes = {
+            "seconds": time.monotonic() - self._started,
+            "loss_to_log": [
+                distributed.total(float(self._tr_loss))[0] / distributed.world_size(),
+                self._globalstep_last_logged,
+            ],
+            "eval_curve": self.held_out.curve,
+            "divided": {
+                "per_device_batch": self.choices.per_device_batch,
+                "accumulation": self.choices.accumulation,
+                "activation_checkpointing": bool(options.get("activation_checkpointing")),
+            },
+        }
+        self.checkpoints.write(self.state.global_step, save, notes)
+
+
+class _Continue(TrainerCallback):
+    """Carries the loss that was not yet logged over an interruption, and notes when the optimiser is at work."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if self._trainer.loss_to_log:
+            loss, logged = self._trainer.loss_to_log
+            self._trainer._tr_loss += loss
+            self._trainer._globalstep_last_logged = logged
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._trainer.updating = True
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._trainer.updating = False
+
+
+def _divided(choices: Choices, per_device_batch: int, accumulation: int, activation_checkpointing: bool) -> Choices:
+    """Return the choices with the optimiser step divided as it was when the checkpoint was written."""
+    options = {**choices.sft_options, "activation_checkpointing": activation_checkpointing}
+    return dataclasses.replace(
+        choices, per_device_batch=per_device_batch, accumulation=accumulation, sft_options=options
+    )
 
 
 def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examples: int) -> "SFTConfig":
-    per_step = choices.per_device_batch * choices.accumulation
+    per_step = choices.per_device_batch * choices.accumulation * distributed.world_size()
     steps = max(1, int(examples / per_step * arguments.epochs))
     return SFTConfig(
         output_dir=str(scratch),
@@ -83,16 +269,18 @@ def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examp
         max_length=arguments.max_length,
         use_cpu=not torch.cuda.is_available(),
         **choices.sft_options,
+        **distributed.sharding_options(arguments),
         seed=arguments.seed,
         logging_steps=max(1, steps // PROGRESS_LINES),
         logging_first_step=True,
         logging_nan_inf_filter=False,  # Progress stops the job at the first NaN instead
         include_num_input_tokens_seen="non_padding",
-        save_strategy="no",
+        save_strategy="no",  # Checkpoints says when
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
+        ddp_timeout=int(distributed.PATIENCE.total_seconds()),
     )
 
 
