@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from training import FineTuneError
 from training.arguments import FineTuneArguments
+from training.base_model import load_base_model
 from training.evaluate import Evaluation, Exam
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 def measure_champion(
@@ -44,31 +45,10 @@ def measure_champion(
 
 
 def _measure(folder: Path, exam: Exam) -> Evaluation:
-    model, tokenizer = load_champion(folder)
+    if not (folder / "MLmodel").is_file():
+        raise FineTuneError(f"champion_path: {folder} holds no MLflow model")
+    model, tokenizer = load_base_model("champion", str(folder))
     return exam.take(model, tokenizer)
-
-
-def load_champion(folder: Path) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """Return the model and the tokenizer of an MLflow model folder as ``export`` writes it.
-
-    Raises FineTuneError when the folder is none, or holds nothing that loads.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    weights, words = folder / "model", folder / "components" / "tokenizer"
-    for needed in (folder / "MLmodel", weights, words):
-        if not needed.exists():
-            raise FineTuneError(f"{folder} is no MLflow model: it has no {needed.relative_to(folder)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(words)
-        model = AutoModelForCausalLM.from_pretrained(weights, dtype="auto")
-    except Exception as error:  # safetensors, tokenizers and json each raise their own
-        raise FineTuneError(f"{folder} cannot be loaded ({type(error).__name__})") from error
-    if not tokenizer.chat_template:
-        raise FineTuneError(f"{folder} has no chat template")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
 
 
 def _free() -> None:

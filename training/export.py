@@ -18,11 +18,6 @@ REQUIREMENTS = ("mlflow", "transformers", "torch", "accelerate")
 BESIDE_THE_WEIGHTS = 50_000_000  # bytes for the tokenizer, twice, and the texts, at most
 
 
-def context_length(model: "PreTrainedModel") -> int:
-    """Return how many tokens, prompt and answer together, the model can read."""
-    return int(model.config.get_text_config().max_position_embeddings)
-
-
 def export(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -34,9 +29,9 @@ def export(
     """Write the MLflow model into ``folder``, replacing what is there; the task is ``llm/v1/chat``.
 
     ``model`` must hold no adapters: MLflow saves an adapted model on a local base without its base's weights, and says
-    nothing. ``metadata`` goes into ``MLmodel``, with the context length. ``card`` becomes README.md. ``folder/model``
-    is a whole Hugging Face folder, which `transformers serve` and vLLM load; ``folder/adapter`` is a copy of
-    ``adapter``, a folder that PEFT wrote. Raises FineTuneError when the disk is full.
+    nothing. ``metadata`` goes into ``MLmodel``; it has ``base_model`` and ``context_length`` (tokens, prompt and answer
+    together) at least. ``card`` becomes README.md. ``folder/model`` is a whole Hugging Face folder, which `transformers
+    serve` and vLLM load; ``folder/adapter`` is a copy of ``adapter``, a folder that PEFT wrote. Raises FineTuneError when the disk is full.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("merge the adapters before the export")
@@ -75,8 +70,7 @@ def _save(
         # contents can go.
         for child in folder.iterdir():
             shutil.rmtree(child) if child.is_dir() else child.unlink()
-    length = context_length(model)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, length)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, metadata["context_length"])
     model.config.use_cache = True  # training turns it off, and whoever generates by hand would wonder
     mlflow.transformers.save_model(
         {"model": model, "tokenizer": tokenizer},
@@ -84,7 +78,7 @@ def _save(
         task="llm/v1/chat",
         pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
         model_card=card,  # without one MLflow asks the model hub
-        metadata={**metadata, "context_length": length},
+        metadata=metadata,
     )
 
 

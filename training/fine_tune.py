@@ -10,23 +10,28 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training import FineTuneError
 from training.arguments import FineTuneArguments, parse_arguments
-from training.data import Record, read_records, tokenize, training_template, with_copies_without_system
+from training.data import Statistics, count_records, read_records, training_set
 from training.failures import disk_for, sentence
 from training.phases import Phases, is_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from training.progress import Tracking
 
 __all__ = ["FineTuneArguments", "fine_tune", "main"]
 
@@ -40,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_process()
         fine_tune(arguments)
     except FineTuneError as error:
-        return _failed(str(error))
+        return _failed(str(error), getattr(error, "exit_code", 1))  # that of a preempted job says so
     except KeyboardInterrupt as stop:
         return _failed(f"the job was stopped ({stop or 'Ctrl-C'}) before it was done; start it again to finish it")
     except Exception as error:  # the outermost edge: the last line of the log still says what went wrong
@@ -51,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _failed(reason: str) -> int:
+def _failed(reason: str, code: int = 1) -> int:
     sys.stderr.flush()
     print(f"error: {reason}", flush=True)
-    return 1
+    return code
 
 
 def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
@@ -66,84 +71,116 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
     phases = Phases()
     # Before the slow imports: a bad file should fail in a tenth of a second.
     train_file = Path(arguments.train_file)
-    records = read_records(train_file)
+    counts = count_records(train_file)
     held_out = read_records(Path(arguments.eval_file)) if arguments.eval_file else []
-    if not records:
-        raise FineTuneError(f"{train_file.name} holds no records; add at least one line")
-    phases.begin("load", base_model=arguments.base_model, train_records=len(records), eval_records=len(held_out))
+    phases.begin("load", base_model=arguments.base_model, train_records=counts.records, eval_records=len(held_out))
 
     from transformers import set_seed
 
+    from training import distributed
     from training.base_model import load_base_model
     from training.champion import measure_champion
     from training.choices import use_threads_given
     from training.evaluate import Exam
-    from training.evaluation_report import write_evaluation
-    from training.export import context_length, copy_adapter, export
-    from training.model_card import model_card
     from training.progress import Tracking
     from training.trainer import train
 
     use_threads_given()
     set_seed(arguments.seed)
-    model, tokenizer = load_base_model(arguments.base_model)
-    if any(isinstance(record, list) for record in records + held_out):
-        arguments = _with_loss_that_works(arguments, tokenizer)
-    dataset, data = _training_set(arguments, records, tokenizer, phases)
-    exam = Exam(arguments, held_out, tokenizer)
-    recipe = _loggable(arguments)
-    tracking = Tracking()
+    distributed.start()
+    with tempfile.TemporaryDirectory() as scratch, _telling_the_others(distributed):
+        model, tokenizer = load_base_model(
+            arguments.base_model,
+            arguments.base_path,
+            method=arguments.method,
+            max_length=arguments.max_length,
+            for_chats=any(isinstance(record, list) for record in held_out) or counts.chats > 0,
+        )
+        dataset, statistics = training_set(arguments, tokenizer, Path(scratch))
+        data = _data(statistics)
+        phases.say("data", **data)
+        exam = Exam(arguments, held_out, tokenizer)
+        tracking = Tracking()
+        base = champion = champion_note = None
+        if is_first():
+            tracking.params(_recipe(arguments))
+            phases.begin("base")
+            base = exam.take(model)
+            if arguments.champion_path:
+                phases.begin("champion")
+                champion, champion_note = measure_champion(arguments, exam, model, base)
 
-    base = champion = champion_note = None
-    if is_first():
-        tracking.params(recipe)
-        phases.begin("base")
-        base = exam.take(model)
-        if arguments.champion_path:
-            phases.begin("champion")
-            champion, champion_note = measure_champion(arguments, exam, model, base)
-
-    phases.begin("train", examples=len(dataset))
-    model, trained = train(arguments, model, tokenizer, dataset, tracking, held_out=exam.held_out)
-    if base is None:
-        return None
-    adapter = trained.pop("adapter_folder", None)
-    phases.begin("challenger")
-    tuned = exam.take(model)
-
-    about = {"base_model": arguments.base_model, "method": arguments.method}
-    report = _without_infinities(
-        {
-            **about,
-            "steps": trained.pop("steps"),
+        phases.begin("train", examples=len(dataset))
+        model, trained = train(arguments, model, tokenizer, dataset, tracking, held_out=exam.held_out)
+        if base is None:
+            return None
+        phases.begin("challenger")
+        tuned = exam.take(model)
+        report = {
+            "base_model": arguments.base_model,
+            "method": arguments.method,
+            "steps": trained["steps"],
             "epochs": arguments.epochs,
-            "context_length": context_length(model),
-            "records": {"train": len(records), "eval": len(held_out)},
+            "context_length": int(model.config.get_text_config().max_position_embeddings),
+            "records": {"train": counts.records, "eval": len(held_out)},
             "data": {**data, "sha256": _sha256(train_file)},
-            "train": trained,
+            "train": {name: value for name, value in trained.items() if name not in ("steps", "adapter_folder")},
             **exam.report(base, tuned, champion),
             **({"champion_note": champion_note} if champion_note else {}),
         }
-    )
+        lengths = _lengths(dataset), _lengths(exam.held_out)
+        return _leave(arguments, model, tokenizer, _without_infinities(report), lengths, trained, tracking, phases)
+
+
+def _leave(
+    arguments: FineTuneArguments,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    report: dict[str, Any],
+    lengths: tuple[list[int], list[int]],
+    trained: dict[str, Any],
+    tracking: "Tracking",
+    phases: Phases,
+) -> dict[str, Any]:
+    """Export the model, write the report beside it, and clear away what is needed no more."""
+    from training.checkpoints import remove_checkpoints
+    from training.evaluation_report import write_evaluation
+    from training.export import copy_adapter, export
+    from training.model_card import model_card
+
     phases.begin("export")
+    adapter = Path(trained["adapter_folder"]) if trained.get("adapter_folder") else None
+    recipe = _recipe(arguments)
     card = model_card(arguments, report, recipe)
-    metadata = {**about, "data_sha256": report["data"]["sha256"]}
+    metadata = {name: report[name] for name in ("base_model", "method", "context_length")}
+    metadata["data_sha256"] = report["data"]["sha256"]
     export(model, tokenizer, Path(arguments.model_output), metadata, card, adapter)
 
     phases.begin("report")
-    report["seconds"] = {name: seconds for name, seconds in phases.seconds.items() if name != "report"}
+    report["seconds"] = dict(phases.seconds)
     folder = Path(arguments.report_output)
     with disk_for("the report", folder, REPORT_BYTES + _bytes_in(adapter)):
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        files = write_evaluation(folder, report, recipe, (_lengths(dataset), _lengths(exam.held_out)))
+        files = write_evaluation(folder, report, recipe, lengths)
         if adapter:
             copy_adapter(adapter, folder / "adapter", arguments.base_model)
+            shutil.rmtree(adapter)
     tracking.metrics(_final_metrics(report), report["steps"])
     tracking.artifacts(files)
-    phases.begin("done", steps=report["steps"], train_seconds=trained["seconds"], **_phase_seconds(phases))
+    remove_checkpoints(arguments)
+    phases.begin("done", steps=report["steps"], train_seconds=report["train"]["seconds"])
     return report
+
+
+@contextmanager
+def _telling_the_others(distributed: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        distributed.tell_failure()
+        raise
 
 
 def _without_infinities(value: Any) -> Any:
@@ -155,39 +192,11 @@ def _without_infinities(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _training_set(
-    arguments: FineTuneArguments, records: list[Record], tokenizer: "PreTrainedTokenizerBase", phases: Phases
-) -> tuple["Dataset", dict[str, int]]:
-    """Return what to train on, and how many examples there are, were left out, and were cut."""
-    from datasets import concatenate_datasets
-
-    wanted = with_copies_without_system(records) if arguments.copies_without_system else records
-    chats = [record for record in wanted if isinstance(record, list)]
-    texts = [record for record in wanted if isinstance(record, str)]
-    parts = [tokenize(part, tokenizer, arguments.max_length, arguments.loss_on) for part in (chats, texts)]
-    dataset = concatenate_datasets([part for part in parts if len(part)] or parts[:1])
-    if not len(dataset):
-        raise FineTuneError(
-            f"no record leaves anything to train on within max_length={arguments.max_length} tokens: the prompts are "
-            "longer than that, or every answer has the weight 0"
-        )
-    cut = sum(len(ids) == arguments.max_length for ids in parts[0]["input_ids"]) if len(parts[0]) else 0
-    # A text may make several examples, so the two kinds are counted apart.
-    of_texts = {"texts": len(texts), "text_examples": len(parts[1])} if texts else {}
-    counts = {"examples": len(dataset), "too_long": len(chats) - len(parts[0]), "cut": cut, **of_texts}
-    phases.say("data", **counts)
-    return dataset, counts
-
-
-def _with_loss_that_works(arguments: FineTuneArguments, tokenizer: "PreTrainedTokenizerBase") -> FineTuneArguments:
-    if arguments.loss_on == "all" or training_template(tokenizer) is not None:
-        return arguments
-    if is_first():
-        print(
-            "warning: the chat template does not mark the assistant's tokens; training on all of them",
-            flush=True,
-        )
-    return dataclasses.replace(arguments, loss_on="all")
+def _data(statistics: Statistics) -> dict[str, int]:
+    """Return what became of the training file, for the log and the report; what is not so, left out."""
+    always = {name: getattr(statistics, name) for name in ("examples", "too_long", "cut")}
+    perhaps = {name: getattr(statistics, name) for name in ("context_only", "texts", "text_examples")}
+    return {**always, **{name: count for name, count in perhaps.items() if count}}
 
 
 def _lengths(dataset: "Dataset | None") -> list[int]:
@@ -203,11 +212,7 @@ def _bytes_in(folder: Path | None) -> int:
     return sum(file.stat().st_size for file in folder.iterdir()) if folder else 0
 
 
-def _phase_seconds(phases: Phases) -> dict[str, str]:
-    return {f"{name}_s": f"{seconds:.1f}" for name, seconds in phases.seconds.items()}
-
-
-def _loggable(arguments: FineTuneArguments) -> dict[str, Any]:
+def _recipe(arguments: FineTuneArguments) -> dict[str, Any]:
     """Return the options without the questions, which are somebody's text, and the paths."""
     files = {"train_file", "eval_file", "model_output", "report_output", "checkpoint_output"}
     hidden = {"questions", "base_path", "champion_path", *files}

@@ -71,13 +71,10 @@ class Tracking:
 class Progress(TrainerCallback):
     """Print a line now and then and log every step that the trainer logs to MLflow; stop when the loss is no number.
 
-    ``curve`` and ``eval_curve`` are the pairs ``[step, loss]`` of all that was logged. The loss on a line is the mean
-    since the line before.
+    The loss on a line is the mean since the line before.
     """
 
     def __init__(self, tracking: Tracking) -> None:
-        self.curve: list[list[float]] = []
-        self.eval_curve: list[list[float]] = []
         self._tracking = tracking
         self._started = self._told = time.monotonic()
         self._first_step = self._told_step = 0
@@ -104,8 +101,6 @@ class Progress(TrainerCallback):
         **_: Any,
     ) -> None:
         logs = logs or {}
-        if "eval_loss" in logs:
-            self._evaluated(state, logs["eval_loss"])
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
@@ -120,7 +115,6 @@ class Progress(TrainerCallback):
         done = max(state.global_step - self._first_step, 1)
         speed = (int(state.num_input_tokens_seen) - self._first_tokens) / seconds
         rate = logs.get("learning_rate")
-        self.curve.append([state.global_step, logs["loss"]])
         self._since.append(logs["loss"])
         values = {"train_loss": logs["loss"], "learning_rate": rate, "tokens_per_second": speed}
         if not self._is_time(state, now):
@@ -139,15 +133,8 @@ class Progress(TrainerCallback):
     def _is_time(self, state: TrainerState, now: float) -> bool:
         """Return whether a line is due: at the first log, each twentieth of the run, each minute, and at the end."""
         return (
-            len(self.curve) == 1
+            self._told_step == self._first_step
             or state.global_step - self._told_step >= state.max_steps // LINES
             or now - self._told >= SECONDS_BETWEEN
             or state.global_step >= state.max_steps
         )
-
-    def _evaluated(self, state: TrainerState, loss: float) -> None:
-        if not state.is_world_process_zero:
-            return
-        self.eval_curve.append([state.global_step, loss])
-        print(f"eval step={state.global_step} steps={state.max_steps} loss={loss:.4f}", flush=True)
-        self._tracking.metrics({"eval_loss": loss}, state.global_step)
