@@ -11,7 +11,7 @@ NAMES = {"base": "base", "champion": "champion", "tuned": "challenger"}  # as th
 SCORES = (
     ("loss", "loss (nats a token)", ".3f"),
     ("loss_per_character", "loss (nats a character)", ".3f"),
-    ("perplexity", "perplexity", ".4g"),
+    ("perplexity", "perplexity", ",.2f"),
     ("token_accuracy", "tokens guessed right", ".1%"),
     ("exact_match", "short answers word for word", ".1%"),
     ("tokens_per_second", "tokens generated a second", ",.0f"),

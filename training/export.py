@@ -31,7 +31,9 @@ def export(
     ``model`` must hold no adapters: MLflow saves an adapted model on a local base without its base's weights, and says
     nothing. ``metadata`` goes into ``MLmodel``; it has ``base_model`` and ``context_length`` (tokens, prompt and answer
     together) at least. ``card`` becomes README.md. ``folder/model`` is a whole Hugging Face folder, which `transformers
-    serve` and vLLM load; ``folder/adapter`` is a copy of ``adapter``, a folder that PEFT wrote. Raises FineTuneError when the disk is full.
+    serve` and vLLM load; ``folder/adapter`` is a copy of ``adapter``, a folder that PEFT wrote.
+
+    Raises FineTuneError when the disk is full.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("merge the adapters before the export")

@@ -28,7 +28,9 @@ def cell(text: str, longest: int = LONGEST) -> str:
 
 def number(value: float | None, form: str = ".3f") -> str:
     """Return the number in ``form``, or a dash when there is none; ``%`` forms take a share."""
-    return "–" if value is None else format(value, form)
+    if value is None:
+        return "–"
+    return format(value, form) if abs(value) < 1e7 else format(value, ".1e")
 
 
 def duration(seconds: float) -> str:
