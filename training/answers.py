@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 PROMPTS_PER_BATCH = 32
 PROMPT_TOKENS_PER_BATCH = 4096
+ROOM = 1.2  # times the weights' bytes must be free on a GPU: beside them are the cache and the logits
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,29 @@ def answer(
     return Said(texts, tokens, seconds)
 
 
-def to_device(model: "PreTrainedModel") -> None:
-    """Move the model to this process's GPU, if there is one and it is not there yet."""
+@contextmanager
+def on_gpu(model: "PreTrainedModel") -> Iterator[None]:
+    """Have the model on this process's GPU, if there is one where it fits, and put it back where it was.
+
+    Training expects it on the CPU; a base in 4 bits is on the GPU already and stays there.
+    """
     import torch
 
-    if torch.cuda.is_available() and model.device.type == "cpu":
-        model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+    if not torch.cuda.is_available() or model.device.type != "cpu":
+        yield
+        return
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    needed = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    if needed * ROOM > torch.cuda.mem_get_info(device)[0]:  # as with a model that has to be shared out to be trained
+        print("warning: the model does not fit into one GPU; it is measured on the CPU, which takes long", flush=True)
+        yield
+        return
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to("cpu")
+        torch.cuda.empty_cache()
 
 
 def _padded_left(rows: list[list[int]], pad: int) -> tuple["torch.Tensor", "torch.Tensor"]:

@@ -2,35 +2,26 @@
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from training import FineTuneError
 from training.arguments import FineTuneArguments
 from training.base_model import load_base_model
 from training.evaluate import Evaluation, Exam
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 
 def measure_champion(
-    arguments: FineTuneArguments, exam: Exam, base_model: "PreTrainedModel", base: Evaluation
+    arguments: FineTuneArguments, exam: Exam, base: Evaluation
 ) -> tuple[Evaluation | None, str | None]:
     """Return what the champion scores, and a sentence for the report; None for what there is not.
 
     A champion that cannot be loaded or measured costs the comparison, never the training: the sentence says so. It is
-    loaded and freed before the training begins, with the base model out of the GPU for so long.
+    loaded and freed before the training begins; the base model is not on the GPU meanwhile (``answers.on_gpu``).
     """
     if arguments.champion_path is None:
         return None, None
     folder = Path(arguments.champion_path)
     if arguments.base_path and Path(arguments.base_path).resolve() == folder.resolve():
         return base, "The training went on from the champion, so the base model and the champion are the same."
-    was = base_model.device
-    # A base in 4 bits stays: it is small, and bitsandbytes does not move every kind.
-    aside = was.type == "cuda" and getattr(base_model, "hf_quantizer", None) is None
-    if aside:
-        base_model.to("cpu")
     try:
         return _measure(folder, exam), None
     except Exception as error:  # whatever it is, the training matters more
@@ -39,9 +30,7 @@ def measure_champion(
         print(f"warning: the champion is not compared: {reason}", flush=True)
         return None, f"The champion could not be compared: {reason}."
     finally:
-        _free()
-        if aside:
-            base_model.to(was)
+        gc.collect()  # what the frames of an error still held
 
 
 def _measure(folder: Path, exam: Exam) -> Evaluation:
@@ -49,11 +38,3 @@ def _measure(folder: Path, exam: Exam) -> Evaluation:
         raise FineTuneError(f"champion_path: {folder} holds no MLflow model")
     model, tokenizer = load_base_model("champion", str(folder))
     return exam.take(model, tokenizer)
-
-
-def _free() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

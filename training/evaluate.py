@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from training.answers import answer, prompt_ids, to_device
+from training.answers import answer, on_gpu, prompt_ids
 from training.arguments import FineTuneArguments
 from training.data import IGNORED, Message, Record, is_context, tokenize, without_weights
 
@@ -84,19 +84,19 @@ class Exam:
     def take(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None) -> Evaluation:
         """Score ``model`` on the held-out records and let it answer each prompt greedily.
 
-        It is moved to the GPU if there is one. ``tokenizer``: its own, if it is not the base's.
+        It is on the GPU for so long, if there is one. ``tokenizer``: its own, if it is not the base's.
         """
         own = tokenizer or self._tokenizer
-        to_device(model)
-        model.eval()
-        answers, speed = self._answers(model, own)
-        if self.held_out is None:
-            return Evaluation(None, answers)
         held_out, comparable = self.held_out, True
-        if tokenizer is not None:
+        if tokenizer is not None and held_out is not None:
             held_out = tokenize(self._records, tokenizer, self._arguments.max_length, self._arguments.loss_on)
             comparable = _same(held_out, self.held_out)
-        loss, right, tokens = _token_scores(model, own, held_out)
+        model.eval()
+        with on_gpu(model):
+            answers, speed = self._answers(model, own)
+            if held_out is None:
+                return Evaluation(None, answers)
+            loss, right, tokens = _token_scores(model, own, held_out)
         per_token = loss / max(tokens, 1)
         pairs = zip(self._questions, answers, strict=True)
         hits = [text.strip() == (each.expected or "").strip() for each, text in pairs if each.counted]

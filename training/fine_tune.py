@@ -108,7 +108,7 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
             base = exam.take(model)
             if arguments.champion_path:
                 phases.begin("champion")
-                champion, champion_note = measure_champion(arguments, exam, model, base)
+                champion, champion_note = measure_champion(arguments, exam, base)
 
         phases.begin("train", examples=len(dataset))
         model, trained = train(arguments, model, tokenizer, dataset, tracking, held_out=exam.held_out)
