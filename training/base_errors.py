@@ -20,6 +20,11 @@ LOADING_ERRORS = (
     *(SafetensorError, pickle.UnpicklingError),
 )
 
+GATED = (
+    "it is gated: accept its licence on its page at Hugging Face, and set the secret HF_TOKEN of that account for the "
+    "job, or name a folder or a registry's model (azureml://registries/…)"
+)
+
 # Words of the libraries' messages, where a class of its own does not tell: transformers 5.23.
 BY_WORDS = {
     "trust_remote_code": (
@@ -35,7 +40,6 @@ BY_WORDS = {
     "no file named": "its files have no weights (model.safetensors or pytorch_model.bin); copy the whole model",
     "does not appear to have a file named": "its files have no weights (model.safetensors); choose a complete model",
     "does not appear to have files named": "some of its files are missing; copy the whole model",
-    "is not a valid JSON file": "its config.json is damaged; copy the model anew",
     "size mismatch": "its weights have other shapes than its config.json says; copy the model anew",
     "ignore_mismatched_sizes": "its weights have other shapes than its config.json says; copy the model anew",
     "is not a valid model identifier": (
@@ -47,12 +51,8 @@ BY_WORDS = {
         "registry's model (azureml://registries/…)"
     ),
     "Couldn't instantiate the backend tokenizer": "its tokenizer's files are missing or damaged; copy the whole model",
-    "gated repo": "GATED",
+    "gated repo": GATED,
 }
-GATED = (
-    "it is gated: accept its licence on its page at Hugging Face, and set the secret HF_TOKEN of that account for the "
-    "job, or name a folder or a registry's model (azureml://registries/…)"
-)
 
 
 def loading_error(name: str, error: BaseException) -> str:
@@ -84,7 +84,7 @@ def _reason(error: BaseException) -> str:
             return GATED
     for words, reason in BY_WORDS.items():
         if any(words in str(each) for each in chain):
-            return GATED if reason == "GATED" else reason
+            return reason
     if any(isinstance(each, ConnectionError) for each in chain):
         return BY_WORDS["couldn't connect"]
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -147,6 +147,12 @@ def _model(files: BaseFiles, config: "PreTrainedConfig", name: str, options: dic
 
     # Else transformers asks Hugging Face, in the background, to convert a model without safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    if files.config != files.model:
+        # A registry's model may have no config.json beside its weights, where transformers looks for both.
+        holders = [each for each in (files.config, files.model) if (Path(each) / "generation_config.json").is_file()]
+        options["generation_config"] = (
+            GenerationConfig.from_pretrained(holders[0]) if holders else GenerationConfig.from_model_config(config)
+        )
     model, loaded = AutoModelForCausalLM.from_pretrained(
         files.model,
         config=config,
@@ -162,8 +168,6 @@ def _model(files: BaseFiles, config: "PreTrainedConfig", name: str, options: dic
             f"cannot load base_model {name!r}: its files lack {len(loaded['missing_keys'])} of the model's weights, "
             f"among them {min(loaded['missing_keys'])}; copy the whole model"
         )
-    if (Path(files.config) / "generation_config.json").is_file():  # a registry's model has it beside config.json
-        model.generation_config = GenerationConfig.from_pretrained(files.config)
     if files.adapter is None:
         return model
     if "quantization_config" in options:

@@ -103,7 +103,8 @@ def training_set(
 
     A block of records is in memory at a time, however large the file. The data set has the columns of ``tokenize``;
     first come the chats in the file's order, then, with ``copies_without_system``, their copies, then the texts.
-    ``scratch`` must last as long as the data set and needs 8 bytes for a token.
+    ``scratch`` must last as long as the data set and needs 8 bytes for a token; what TRL makes of the data set lies
+    beside it, as much again for each of its passes.
 
     Raises FineTuneError for a bad record, for a template that does not fit (see ``Labeller.chats``), when nothing is
     left to train on, and when the disk is full.

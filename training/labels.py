@@ -137,9 +137,10 @@ class Labeller:
             for number, message in enumerate(chat, 1):
                 if message["role"] != "assistant" and message["content"].strip() not in rendered[0]:
                     role = message["role"]
+                    mend = "" if role == "user" else f"remove the {role} messages from the data, or "
                     raise FineTuneError(
                         f"{name}: the base model's chat template leaves out message {number}, whose role is "
-                        f"{role!r}; remove the {role} messages from the data, or choose another base model"
+                        f"{role!r}; {mend}choose another base model"
                     )
             texts += rendered
             spans += marked or [[]]
@@ -147,18 +148,18 @@ class Labeller:
 
     def _refused(self, chat: list[Message], name: str, error: Exception) -> str:
         """Return the sentence for a chat that the template does not take, without anything of what the chat says."""
-        reason = " ".join(str(error).split())[:120]
-        if any(message["content"] and message["content"] in reason for message in chat):
-            reason = type(error).__name__
-        roles = [message["role"] for message in chat]
+        from jinja2 import TemplateError
+
+        # A template may put what the chat says into its complaint; only words that are the template's own are told.
+        reason = str(error) if str(error) in self._tokenizer.get_chat_template() else type(error).__name__
         mend = "let user and assistant speak in turn"
-        if "system" in roles:
+        others = [message for message in chat if message["role"] != "system"]
+        if len(others) < len(chat):
             try:
-                others = [message for message in chat if message["role"] != "system"]
                 self._tokenizer.apply_chat_template(others, tokenize=False)
                 mend = "leave out the system messages"
-            except Exception:
-                mend = "leave out the system messages and let user and assistant speak in turn"
+            except (TemplateError, TypeError, ValueError):
+                mend = f"leave out the system messages and {mend}"
         return (
             f"{name}: the base model's chat template refuses this chat ({reason}); {mend}, or choose another base model"
         )

@@ -1,5 +1,6 @@
 """What of a record is trained on: weights, plain texts, and what happens to long ones."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ from library import FACTS, SYSTEM, write_records
 from training import FineTuneError
 from training.arguments import FineTuneArguments
 from training.base_model import embedded_tokenizer
-from training.data import IGNORED, Message, read_records, tokenize, training_template, with_copies_without_system
+from training.data import (
+    IGNORED,
+    Message,
+    Record,
+    count_records,
+    read_records,
+    tokenize,
+    training_set,
+    with_copies_without_system,
+)
 
 CHAT: list[Message] = [
     SYSTEM,
@@ -41,11 +51,10 @@ def test_a_turn_with_weight_0_and_its_end_are_not_trained_and_nothing_else_chang
 
 
 @pytest.mark.parametrize("marks", [True, False])
-def test_weight_0_counts_with_the_loss_on_all_tokens_too(marks: bool) -> None:
+def test_weight_0_counts_with_the_loss_on_all_tokens_too(marks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = embedded_tokenizer()
-    if not marks:  # a template that TRL does not know, so that turns are found by rendering the chat up to them
-        tokenizer.chat_template += "{# #}"
-        assert training_template(tokenizer) is None
+    if not marks:  # so that turns are found by rendering the chat up to them
+        monkeypatch.setattr("training.labels.training_template", lambda _: None)
     row = tokenize([weighted(4)], tokenizer, 200, "all")[0]
     left_out = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORED]
     assert tokenizer.decode(left_out) == ANSWERS[4]
@@ -66,7 +75,7 @@ def test_weight_0_is_found_in_the_templates_of_other_models(family: str, monkeyp
 
     tokenizer = embedded_tokenizer()
     path = Path(trl.__file__).parent / "chat_templates" / f"{family}_training.jinja"
-    monkeypatch.setattr("training.data.training_template", lambda _: path.read_text(encoding="utf-8"))
+    monkeypatch.setattr("training.labels.training_template", lambda _: path.read_text(encoding="utf-8"))
     chat = [{**message, "weight": 0} if n == 1 else message for n, message in enumerate(CHAT[1:5])]
     plain, row = tokenize([CHAT[1:5], chat], tokenizer, 500, "assistant")
     assert row["input_ids"] == plain["input_ids"]
@@ -78,7 +87,9 @@ def test_weight_0_is_found_in_the_templates_of_other_models(family: str, monkeyp
 
 
 UNSTABLE = {
-    "the number of turns in front": "{{ messages | length }}",
+    "the number of turns in front": (
+        "{{ messages | length }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    ),
     "the last answer only with its first letters": (
         "{% for m in messages %}{% if loop.last and m.role == 'assistant' %}<|assistant|>{{ m.content[:2] }} STOP"
         "{% else %}<|{{ m.role }}|>{{ m.content }}{% endif %}{% endfor %}"
@@ -111,6 +122,83 @@ def test_a_long_text_is_split_and_nothing_of_it_lost() -> None:
     assert len(lengths) > 3
     assert set(lengths[:-1]) == {32}
     assert tokenizer.decode([token for ids in rows["input_ids"] for token in ids]) == text + "<|endoftext|>"
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_text_that_just_fills_its_examples_keeps_its_end(more: int) -> None:
+    tokenizer = embedded_tokenizer()
+    text = " the" * (64 + more)  # a token each
+    rows = tokenize([text], tokenizer, 32, "all")["input_ids"][:]
+    assert all(2 <= len(ids) <= 32 for ids in rows)
+    assert tokenizer.decode([token for ids in rows for token in ids]) == text + "<|endoftext|>"
+
+
+def mixed(tmp_path: Path) -> tuple[Path, list[Record]]:
+    """A file with all that a file may hold, and its records."""
+    records: list[Record] = []
+    for n in range(30):
+        records += [weighted(2) if n % 3 else CHAT, CHAT[1:3], f"The text {n}. " * (n + 1), weighted(2, 4, 6)]
+        records.append([SYSTEM, {"role": "user", "content": "too long " * 300}, CHAT[2]])
+        records.append([CHAT[1], {"role": "assistant", "content": "so much " * 300}])
+    path = tmp_path / "train.jsonl"
+    lines = [{"text": each} if isinstance(each, str) else {"messages": each} for each in records]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path, records
+
+
+@pytest.mark.parametrize("copies", [True, False])
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_a_file_read_in_blocks_makes_the_examples_of_one_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: bool, loss_on: Any
+) -> None:
+    path, records = mixed(tmp_path)
+    tokenizer = embedded_tokenizer()
+    wanted = with_copies_without_system(records) if copies else records
+    chats = tokenize([each for each in wanted if isinstance(each, list)], tokenizer, 128, loss_on)
+    texts = tokenize([each for each in wanted if isinstance(each, str)], tokenizer, 128, loss_on)
+
+    monkeypatch.setattr("training.data.BLOCK_RECORDS", 7)
+    options: dict[str, Any] = {"max_length": 128, "loss_on": loss_on, "copies_without_system": copies}
+    arguments = FineTuneArguments(train_file=str(path), model_output="-", report_output="-", **options)
+    dataset, statistics = training_set(arguments, tokenizer, tmp_path / "scratch")
+    for column in ("input_ids", "labels"):
+        assert dataset[column][:] == chats[column][:] + texts[column][:]
+    assert len(list((tmp_path / "scratch").iterdir())) == 3
+    assert dataset.cache_files  # mapped, not in memory
+
+    assert (statistics.chats, statistics.texts, statistics.text_examples) == (len(wanted) - 30, 30, len(texts))
+    assert statistics.chat_examples == len(chats)
+    assert (statistics.context_only, statistics.cut) == (
+        60 if copies else 30,
+        30 if loss_on == "assistant" else 90 if copies else 60,
+    )
+    assert statistics.too_long == (0 if loss_on == "all" else 60 if copies else 30)
+    assert statistics.lengths.total() == len(wanted)
+    assert statistics.tokens == sum(len(ids) for ids in dataset["input_ids"])
+    assert statistics.trained_tokens == sum(label != IGNORED for labels in dataset["labels"] for label in labels)
+    assert count_records(path).records == len(records)
+
+
+def test_the_examples_do_not_depend_on_how_many_are_tokenized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = embedded_tokenizer()
+    records: list[Record] = [CHAT, "A text.", weighted(4), CHAT[1:3]]
+    together = tokenize(records, tokenizer, 100, "assistant")
+    monkeypatch.setattr("training.data.BLOCK_RECORDS", 1)
+    apart = tokenize(records, tokenizer, 100, "assistant")
+    assert together[:] == apart[:]
+    assert len(together) == 4
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"text": "A text."}))
+    monkeypatch.setattr("training.data._Writer.write", full)
+    arguments = FineTuneArguments(train_file=str(path), model_output="-", report_output="-")
+    with pytest.raises(FineTuneError, match=r"the disk is full: the tokens of train\.jsonl need 8 bytes each"):
+        training_set(arguments, embedded_tokenizer(), tmp_path)
 
 
 def test_copies_without_system_leave_texts_alone() -> None:
