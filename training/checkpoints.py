@@ -116,6 +116,8 @@ class Checkpoints(TrainerCallback):
             return
         # The first process's clock counts, and a notice to any of them: all must write at the same step.
         due, asked = distributed.agree(distributed.is_first() and time.monotonic() >= self._due, self._asked)
+        if control.should_training_stop and state.global_step < state.max_steps:
+            return  # stopped early, for good: a checkpoint from here would train on
         if due or asked:
             control.should_save = True
         if asked and state.global_step < state.max_steps:

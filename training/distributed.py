@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,9 +65,15 @@ def finish() -> None:
     dist.destroy_process_group()
 
 
-def tell_failure() -> None:
-    """Let the other processes know that this one fails, so that none of them waits for it."""
-    _watch.tell()
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Join the other processes and, when what is done here fails, let them know, so that none of them waits for it."""
+    start()
+    try:
+        yield
+    except BaseException:
+        _watch.tell()
+        raise
 
 
 def agree(*flags: bool) -> list[bool]:

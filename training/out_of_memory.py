@@ -44,9 +44,15 @@ def smaller(choices: Choices) -> Choices:
         return dataclasses.replace(
             choices, per_device_batch=fewer, accumulation=choices.accumulation * (batch // fewer)
         )
-    if choices.sft_options.get("activation_checkpointing"):
+    if choices.checkpointing:
         raise FineTuneError(ADVICE)
-    return dataclasses.replace(choices, sft_options={**choices.sft_options, "activation_checkpointing": True})
+    return with_checkpointing(choices)
+
+
+def with_checkpointing(choices: Choices) -> Choices:
+    """Return the choices with activations recomputed."""
+    options = {**choices.sft_options, "activation_checkpointing": True}
+    return dataclasses.replace(choices, checkpointing=True, sft_options=options)
 
 
 def refuse_if_distributed(choices: Choices) -> None:

@@ -14,9 +14,15 @@ from trl import SFTConfig, SFTTrainer
 from training import FineTuneError, distributed
 from training.arguments import FineTuneArguments
 from training.checkpoints import Checkpoint, Checkpoints, Preempted, fingerprint
-from training.choices import Choices, choose, prepare
+from training.choices import Choices, adjust, choose, prepare, restore
 from training.early_stopping import HeldOut
-from training.out_of_memory import OPTIMISER_ADVICE, is_out_of_memory, refuse_if_distributed, smaller
+from training.out_of_memory import (
+    OPTIMISER_ADVICE,
+    is_out_of_memory,
+    refuse_if_distributed,
+    smaller,
+    with_checkpointing,
+)
 from training.progress import Progress, Tracking
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ def train(
     That is ``steps``, ``loss`` (the last one logged), ``seconds`` and ``tokens_per_second`` (over all attempts at this
     training), ``curve`` and ``eval_curve`` (pairs of a step and the loss per trained token in nats, of the training
     and of ``held_out``) and, with adapters, ``adapter_folder``: a temporary folder, the caller's to delete. Of several
-    processes only the first is sure to get a model and the folder. The processes have parted when this returns.
+    processes only the first gets the model (the others None) and the folder. They have parted when this returns.
 
     ``dataset`` and ``held_out`` have the columns of ``data.tokenize``. A training that a checkpoint in
     ``checkpoint_output`` fits goes on from there; the caller removes the checkpoints when the whole job has succeeded
@@ -48,13 +54,9 @@ def train(
     Raises FineTuneError when the loss is not a number, the memory is too small, or the sharding cannot work here, and
     Preempted when the platform wants the machine back.
     """
-    distributed.start()
-    try:
+    with distributed.together():
         result = _train(arguments, model, tokenizer, dataset, tracking, held_out)
-    except BaseException:
-        distributed.tell_failure()
-        raise
-    distributed.finish()
+        distributed.finish()
     return result
 
 
@@ -80,9 +82,9 @@ def _train(
             args=_config(arguments, choices, Path(scratch), len(dataset)),
             train_dataset=dataset,
             processing_class=tokenizer,
-            data_collator=getattr(choices, "collator", None),
             peft_config=None if arguments.method == "full" else _adapters(arguments),
         )
+        adjust(trainer)
         trainer.ready(checkpoints, curve, choices, found)
         trainer.remove_callback(PrinterCallback)
         for callback in (_Continue(trainer), curve, checkpoints, Progress(tracking)):
@@ -100,18 +102,21 @@ def _train(
     curve.go_back_to_best()
     trained = trainer.known()
     tuned = distributed.unwrapped(trainer, arguments)
-    if tuned is not None and arguments.method != "full":
-        if distributed.is_first():
-            trained["adapter_folder"] = tempfile.mkdtemp(prefix="adapter-")
-            tuned.save_pretrained(trained["adapter_folder"])
-        tuned = _merged(tuned, arguments, trained.get("adapter_folder"))
-    return tuned.to(stored_dtype) if tuned is not None else None, trained
+    if tuned is None or not distributed.is_first():
+        return None, trained
+    if arguments.method != "full":
+        trained["adapter_folder"] = Path(tempfile.mkdtemp(prefix="adapter-"))
+        tuned.save_pretrained(trained["adapter_folder"])
+        tuned = _merged(tuned, arguments, trained["adapter_folder"])
+    tuned = tuned.to(stored_dtype)
+    restore(tuned, choices)
+    return tuned, trained
 
 
-def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: str | None) -> Any:
-    if arguments.method == "qlora" and adapter_folder:
+def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: Path) -> Any:
+    if arguments.method == "qlora":
         # Merged into 4 bits, the adapters would be rounded away; so first back to the numbers they were trained on.
-        tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), adapter_folder)
+        tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), str(adapter_folder))
     return tuned.merge_and_unload()
 
 
@@ -151,13 +156,13 @@ class Trainer(SFTTrainer):
     def _in_smaller_pieces(self) -> Path | None:
         """Put the state of the last whole step where training can resume from; return the place, None if none was."""
         self.choices = smaller(self.choices)
-        step, *logged, tokens = self._at_begin
-        self._tr_loss, self._globalstep_last_logged = torch.tensor(logged[0]), int(logged[1])
-        self.state.num_input_tokens_seen = tokens
+        step, logged = self.state.global_step, (float(self._tr_loss), self._globalstep_last_logged)
+        if step == self._at_begin[0]:  # in the midst of a step; else behind it, in a measurement or a checkpoint
+            _, *logged, self.state.num_input_tokens_seen = self._at_begin
         print(
             f"phase=out_of_memory step={step} batch={self.choices.per_device_batch} "
             f"accumulation={self.choices.accumulation} "
-            f"activation_checkpointing={bool(self.choices.sft_options.get('activation_checkpointing'))}",
+            f"activation_checkpointing={str(self.choices.checkpointing).lower()}",
             flush=True,
         )
         self.model.zero_grad(set_to_none=True)
@@ -167,13 +172,13 @@ class Trainer(SFTTrainer):
             super(SFTTrainer, self)._save_checkpoint(self.model, None)
             resume = self._output_folder / f"checkpoint-{step}"
             self._output_folder = self.checkpoints.folder
-        self.loss_to_log = (float(logged[0]), int(logged[1]))
+        self.loss_to_log = (logged[0], logged[1])
         self.optimizer, self.lr_scheduler = None, None
         self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         torch.cuda.empty_cache()
         self.args.per_device_train_batch_size = self._train_batch_size = self.choices.per_device_batch
         self.args.gradient_accumulation_steps = self.choices.accumulation
-        if self.choices.sft_options.get("activation_checkpointing") and not self.args.activation_checkpointing:
+        if self.choices.checkpointing and not self.args.activation_checkpointing:
             self.args.activation_checkpointing = True
             if isinstance(self.model, PeftModel):
                 self.model.enable_input_require_grads()
@@ -197,6 +202,9 @@ class Trainer(SFTTrainer):
             "tokens_per_second": round(int(self.state.num_input_tokens_seen) / seconds, 1),
             "curve": curve,
             "eval_curve": [[step, loss] for step, loss in self.held_out.curve],
+            "precision": self.choices.precision,
+            "attention": self.choices.attention,
+            "checkpointing": self.choices.checkpointing,
         }
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 the trainer's own
@@ -210,7 +218,6 @@ class Trainer(SFTTrainer):
             super(SFTTrainer, self)._save_checkpoint(model, trial)
             self.held_out.save(folder)
 
-        options = self.choices.sft_options
         notes = {
             "seconds": time.monotonic() - self._started,
             "loss_to_log": [
@@ -221,7 +228,7 @@ class Trainer(SFTTrainer):
             "divided": {
                 "per_device_batch": self.choices.per_device_batch,
                 "accumulation": self.choices.accumulation,
-                "activation_checkpointing": bool(options.get("activation_checkpointing")),
+                "checkpointing": self.choices.checkpointing,
             },
         }
         self.checkpoints.write(self.state.global_step, save, notes)
@@ -246,12 +253,10 @@ class _Continue(TrainerCallback):
         self._trainer.updating = False
 
 
-def _divided(choices: Choices, per_device_batch: int, accumulation: int, activation_checkpointing: bool) -> Choices:
+def _divided(choices: Choices, per_device_batch: int, accumulation: int, checkpointing: bool) -> Choices:
     """Return the choices with the optimiser step divided as it was when the checkpoint was written."""
-    options = {**choices.sft_options, "activation_checkpointing": activation_checkpointing}
-    return dataclasses.replace(
-        choices, per_device_batch=per_device_batch, accumulation=accumulation, sft_options=options
-    )
+    choices = dataclasses.replace(choices, per_device_batch=per_device_batch, accumulation=accumulation)
+    return with_checkpointing(choices) if checkpointing else choices
 
 
 def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examples: int) -> "SFTConfig":
@@ -266,7 +271,6 @@ def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examp
         lr_scheduler_type=arguments.lr_scheduler,
         warmup_steps=arguments.warmup,
         weight_decay=arguments.weight_decay,
-        max_length=arguments.max_length,
         use_cpu=not torch.cuda.is_available(),
         **choices.sft_options,
         **distributed.sharding_options(arguments),

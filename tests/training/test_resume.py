@@ -92,7 +92,7 @@ def test_a_preempted_training_of_adapters_goes_on(tmp_path: Path, packing: bool)
     model, trained = small_training.run(**given, **kept)
     assert trained["curve"] == expected["curve"]
     assert same_weights(model, expected_model)
-    adapter = Path(trained["adapter_folder"])
+    adapter = trained["adapter_folder"]
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {file.name for file in adapter.iterdir()}
     shutil.rmtree(adapter)
     shutil.rmtree(expected["adapter_folder"])

@@ -35,8 +35,8 @@ def test_a_step_that_does_not_fit_the_memory_is_done_in_smaller_pieces(capsys: p
     _, trained = small_training.run(short_of_memory_above(1), batch_size=4, epochs=2, dropout=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("phase=out_of_memory")]
     assert lines == [
-        "phase=out_of_memory step=2 batch=2 accumulation=2 activation_checkpointing=False",
-        "phase=out_of_memory step=2 batch=1 accumulation=4 activation_checkpointing=False",
+        "phase=out_of_memory step=2 batch=2 accumulation=2 activation_checkpointing=false",
+        "phase=out_of_memory step=2 batch=1 accumulation=4 activation_checkpointing=false",
     ]
     assert trained["steps"] == expected["steps"] == 8
     for (step, loss), (same_step, same_loss) in zip(trained["curve"], expected["curve"], strict=True):
@@ -46,16 +46,19 @@ def test_a_step_that_does_not_fit_the_memory_is_done_in_smaller_pieces(capsys: p
 def test_what_does_not_fit_at_all_ends_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FineTuneError, match="even with one record at a time and activation checkpointing; lower max"):
         small_training.run(short_of_memory_above(0), batch_size=2, method="lora", epochs=1)
-    assert "batch=1 accumulation=2 activation_checkpointing=True" in capsys.readouterr().out
+    assert "batch=1 accumulation=2 activation_checkpointing=true" in capsys.readouterr().out
 
 
 def test_an_odd_batch_keeps_the_optimiser_step_whole() -> None:
     import torch
 
-    odd = smaller(Choices(dtype=torch.float32, per_device_batch=9, accumulation=2))
-    assert (odd.per_device_batch, odd.accumulation) == (3, 6)
-    prime = smaller(Choices(dtype=torch.float32, per_device_batch=7, accumulation=1))
-    assert (prime.per_device_batch, prime.accumulation) == (1, 7)
+    def divided(batch: int, accumulation: int) -> tuple[int, int]:
+        chosen = Choices(torch.float32, "fp32", "eager", "eager", False, False, batch, accumulation)
+        less = smaller(chosen)
+        return less.per_device_batch, less.accumulation
+
+    assert divided(9, 2) == (3, 6)
+    assert divided(7, 1) == (1, 7)
 
 
 def test_training_stops_when_the_held_out_loss_rises_and_keeps_the_best(capsys: pytest.CaptureFixture[str]) -> None:
