@@ -16,8 +16,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +86,7 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
 
     use_threads_given()
     set_seed(arguments.seed)
-    distributed.start()
-    with tempfile.TemporaryDirectory() as scratch, _telling_the_others(distributed):
+    with tempfile.TemporaryDirectory() as scratch, distributed.together():
         model, tokenizer = load_base_model(
             arguments.base_model,
             arguments.base_path,
@@ -172,15 +170,6 @@ def _leave(
     remove_checkpoints(arguments)
     phases.begin("done", steps=report["steps"], train_seconds=report["train"]["seconds"])
     return report
-
-
-@contextmanager
-def _telling_the_others(distributed: Any) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        distributed.tell_failure()
-        raise
 
 
 def _without_infinities(value: Any) -> Any:
