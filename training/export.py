@@ -1,52 +1,104 @@
 """Leave the tuned model as an MLflow model, ready to register and to serve."""
 
+import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.failures import disk_for
+
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # What a process needs to load the model with mlflow.pyfunc. Given explicitly: left alone, MLflow works it out by
 # loading the model in another process, which fails here.
 REQUIREMENTS = ("mlflow", "transformers", "torch", "accelerate")
-
-
-def context_length(model: "PreTrainedModel") -> int:
-    """Return how many tokens, prompt and answer together, the model can read."""
-    return int(model.config.get_text_config().max_position_embeddings)
+BESIDE_THE_WEIGHTS = 50_000_000  # bytes for the tokenizer, twice, and the texts, at most
 
 
 def export(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, metadata: dict[str, Any]
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    metadata: dict[str, Any],
+    card: "ModelCard",
+    adapter: Path | None = None,
 ) -> None:
     """Write the MLflow model into ``folder``, replacing what is there; the task is ``llm/v1/chat``.
 
     ``model`` must hold no adapters: MLflow saves an adapted model on a local base without its base's weights, and says
-    nothing. ``metadata`` goes into ``MLmodel``, with the context length.
-    """
-    import mlflow
-    from huggingface_hub import ModelCard, ModelCardData
+    nothing. ``metadata`` goes into ``MLmodel``; it has ``base_model`` and ``context_length`` (tokens, prompt and answer
+    together) at least. ``card`` becomes README.md. ``folder/model`` is a whole Hugging Face folder, which `transformers
+    serve` and vLLM load; ``folder/adapter`` is a copy of ``adapter``, a folder that PEFT wrote.
 
+    Raises FineTuneError when the disk is full.
+    """
     if hasattr(model, "peft_config"):
         raise ValueError("merge the adapters before the export")
+    needed = sum(weight.numel() * weight.element_size() for weight in model.parameters()) + BESIDE_THE_WEIGHTS
+    with disk_for("the model", folder, needed):
+        _save(model, tokenizer, folder, metadata, card)
+        _complete(folder, card)
+        if adapter is not None:
+            copy_adapter(adapter, folder / "adapter", str(metadata["base_model"]))
+
+
+def copy_adapter(adapter: Path, to: Path, base_model: str) -> None:
+    """Copy the adapter's weights and config, with the base model's name instead of a path of this machine."""
+    to.mkdir(parents=True, exist_ok=True)
+    for file in sorted(adapter.iterdir()):
+        # PEFT's README is a form with every field empty.
+        if file.is_file() and file.name != "README.md":
+            shutil.copyfile(file, to / file.name)
+    config_file = to / "adapter_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base_model
+    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    metadata: dict[str, Any],
+    card: "ModelCard",
+) -> None:
+    import mlflow
+
     if folder.exists():
         # The platform makes the output folder and MLflow insists on making it itself; where it is a mount, only its
         # contents can go.
         for child in folder.iterdir():
             shutil.rmtree(child) if child.is_dir() else child.unlink()
-    length = context_length(model)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, length)
-    # Without a card MLflow asks the model hub for one.
-    card = ModelCard.from_template(
-        ModelCardData(library_name="transformers"), template_str="---\n{{ card_data }}\n---\n"
-    )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, metadata["context_length"])
+    model.config.use_cache = True  # training turns it off, and whoever generates by hand would wonder
     mlflow.transformers.save_model(
         {"model": model, "tokenizer": tokenizer},
         str(folder),
         task="llm/v1/chat",
         pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
-        model_card=card,
-        metadata={**metadata, "context_length": length},
+        model_card=card,  # without one MLflow asks the model hub
+        metadata=metadata,
     )
+
+
+def _complete(folder: Path, card: "ModelCard") -> None:
+    """Make ``folder/model`` whole: MLflow keeps the tokenizer elsewhere, every other loader wants it by the weights."""
+    for file in (folder / "components" / "tokenizer").iterdir():
+        shutil.copyfile(file, folder / "model" / file.name)
+    # transformers 5 names a class that 4 does not know, and a server may still run 4; both know this one.
+    config_file = folder / "model" / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for file in (folder / "model").glob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for its owner only; a server often is another user
+    for place in (folder, folder / "model"):
+        (place / "README.md").write_text(str(card), encoding="utf-8")
+    # Where it finds no licence, MLflow writes a text that points to an empty repository name.
+    licence = folder / "LICENSE.txt"
+    if licence.exists() and licence.read_text(encoding="utf-8").startswith("A license file could not be found"):
+        licence.write_text("For the licence of the base model see README.md.\n", encoding="utf-8")

@@ -1,15 +1,19 @@
-"""Fine-tune a chat model, measure it against its base, and export it.
+"""Fine-tune a chat model, measure it against its base and the champion, and export it.
 
 Run as: python -m training.fine_tune --config recipe.json --train_file train.jsonl --eval_file eval.jsonl
             --model_output model/ --report_output report/
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
 import os
+import shutil
+import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -18,13 +22,19 @@ from typing import TYPE_CHECKING, Any
 
 from training import FineTuneError
 from training.arguments import FineTuneArguments, parse_arguments
-from training.data import Record, read_records, tokenize, training_template, with_copies_without_system
+from training.data import Statistics, count_records, read_records, training_set
+from training.failures import disk_for, sentence
+from training.phases import Phases, is_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from training.progress import Tracking
 
 __all__ = ["FineTuneArguments", "fine_tune", "main"]
+
+REPORT_BYTES = 10_000_000  # of metrics.json, evaluation.md and the pictures, at most; adapters come on top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,13 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_process()
         fine_tune(arguments)
     except FineTuneError as error:
-        print(f"error: {error}", flush=True)
-        return 1
+        return _failed(str(error), getattr(error, "exit_code", 1))  # that of a preempted job says so
+    except KeyboardInterrupt as stop:
+        return _failed(f"the job was stopped ({stop or 'Ctrl-C'}) before it was done; start it again to finish it")
     except Exception as error:  # the outermost edge: the last line of the log still says what went wrong
-        traceback.print_exc()
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())[:500]}", flush=True)
-        return 1
+        known = sentence(error)
+        if known is None:
+            traceback.print_exc()
+        return _failed(known or f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     return 0
+
+
+def _failed(reason: str, code: int = 1) -> int:
+    sys.stderr.flush()
+    print(f"error: {reason}", flush=True)
+    return code
 
 
 def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
@@ -49,56 +67,108 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
     Under torchrun every process trains and only the first one evaluates, exports and reports; the others return
     None. Raises FineTuneError for whatever a person can mend.
     """
+    phases = Phases()
     # Before the slow imports: a bad file should fail in a tenth of a second.
-    records = read_records(Path(arguments.train_file))
+    train_file = Path(arguments.train_file)
+    counts = count_records(train_file)
     held_out = read_records(Path(arguments.eval_file)) if arguments.eval_file else []
-    if not records:
-        raise FineTuneError(f"{Path(arguments.train_file).name} holds no records; add at least one line")
-    _say("load", base_model=arguments.base_model, train_records=len(records), eval_records=len(held_out))
+    phases.begin("load", base_model=arguments.base_model, train_records=counts.records, eval_records=len(held_out))
 
     from transformers import set_seed
 
+    from training import distributed
     from training.base_model import load_base_model
+    from training.champion import measure_champion
     from training.choices import use_threads_given
     from training.evaluate import Exam
-    from training.export import context_length, export
     from training.progress import Tracking
     from training.trainer import train
 
     use_threads_given()
     set_seed(arguments.seed)
-    model, tokenizer = load_base_model(arguments.base_model)
-    if any(isinstance(record, list) for record in records + held_out):
-        arguments = _with_loss_that_works(arguments, tokenizer)
-    dataset = _training_set(arguments, records, tokenizer)
-    tracking = Tracking()
-    tracking.params(_loggable(arguments))
+    with tempfile.TemporaryDirectory() as scratch, distributed.together():
+        model, tokenizer = load_base_model(
+            arguments.base_model,
+            arguments.base_path,
+            method=arguments.method,
+            max_length=arguments.max_length,
+            for_chats=any(isinstance(record, list) for record in held_out) or counts.chats > 0,
+        )
+        dataset, statistics = training_set(arguments, tokenizer, Path(scratch))
+        data = _data(statistics)
+        phases.say("data", **data)
+        exam = Exam(arguments, held_out, tokenizer)
+        tracking = Tracking()
+        base = champion = champion_note = None
+        if is_first():
+            tracking.params(_recipe(arguments))
+            phases.begin("base")
+            base = exam.take(model)
+            if arguments.champion_path:
+                phases.begin("champion")
+                champion, champion_note = measure_champion(arguments, exam, base)
 
-    exam = Exam(arguments, held_out, tokenizer)
-    base = exam.take(model) if _is_first() else None
-    model, trained = train(arguments, model, tokenizer, dataset, tracking)
-    if base is None:
-        return None
-    tuned = exam.take(model)
+        phases.begin("train", examples=len(dataset))
+        model, trained = train(arguments, model, tokenizer, dataset, tracking, held_out=exam.held_out)
+        if base is None:
+            return None
+        phases.begin("challenger")
+        tuned = exam.take(model)
+        report = {
+            "base_model": arguments.base_model,
+            "method": arguments.method,
+            "steps": trained["steps"],
+            "epochs": arguments.epochs,
+            "context_length": int(model.config.get_text_config().max_position_embeddings),
+            "records": {"train": counts.records, "eval": len(held_out)},
+            "data": {**data, "sha256": _sha256(train_file)},
+            "train": {name: value for name, value in trained.items() if name not in ("steps", "adapter_folder")},
+            **exam.report(base, tuned, champion),
+            **({"champion_note": champion_note} if champion_note else {}),
+        }
+        lengths = _lengths(dataset), _lengths(exam.held_out)
+        return _leave(arguments, model, tokenizer, _without_infinities(report), lengths, trained, tracking, phases)
 
-    _say("export")
-    about = {"base_model": arguments.base_model, "method": arguments.method}
-    export(model, tokenizer, Path(arguments.model_output), about)
-    report = {
-        **about,
-        "steps": trained.pop("steps"),
-        "epochs": arguments.epochs,
-        "context_length": context_length(model),
-        "records": {"train": len(records), "eval": len(held_out)},
-        "train": trained,
-        **exam.report(base, tuned),
-    }
+
+def _leave(
+    arguments: FineTuneArguments,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    report: dict[str, Any],
+    lengths: tuple[list[int], list[int]],
+    trained: dict[str, Any],
+    tracking: "Tracking",
+    phases: Phases,
+) -> dict[str, Any]:
+    """Export the model, write the report beside it, and clear away what is needed no more."""
+    from training.checkpoints import remove_checkpoints
+    from training.evaluation_report import write_evaluation
+    from training.export import copy_adapter, export
+    from training.model_card import model_card
+
+    phases.begin("export")
+    adapter = Path(trained["adapter_folder"]) if trained.get("adapter_folder") else None
+    recipe = _recipe(arguments)
+    card = model_card(arguments, report, recipe)
+    metadata = {name: report[name] for name in ("base_model", "method", "context_length")}
+    metadata["data_sha256"] = report["data"]["sha256"]
+    export(model, tokenizer, Path(arguments.model_output), metadata, card, adapter)
+
+    phases.begin("report")
+    report["seconds"] = dict(phases.seconds)
     folder = Path(arguments.report_output)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_without_infinities(report), ensure_ascii=False, indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    with disk_for("the report", folder, REPORT_BYTES + _bytes_in(adapter)):
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False)
+        (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        files = write_evaluation(folder, report, recipe, lengths)
+        if adapter:
+            copy_adapter(adapter, folder / "adapter", arguments.base_model)
+            shutil.rmtree(adapter)
     tracking.metrics(_final_metrics(report), report["steps"])
-    _say("done", steps=report["steps"], train_seconds=trained["seconds"])
+    tracking.artifacts(files)
+    remove_checkpoints(arguments)
+    phases.begin("done", steps=report["steps"], train_seconds=report["train"]["seconds"])
     return report
 
 
@@ -111,64 +181,46 @@ def _without_infinities(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _training_set(
-    arguments: FineTuneArguments, records: list[Record], tokenizer: "PreTrainedTokenizerBase"
-) -> "Dataset":
-    from datasets import concatenate_datasets
-
-    wanted = with_copies_without_system(records) if arguments.copies_without_system else records
-    chats = [record for record in wanted if isinstance(record, list)]
-    texts = [record for record in wanted if isinstance(record, str)]
-    parts = [tokenize(part, tokenizer, arguments.max_length, arguments.loss_on) for part in (chats, texts)]
-    dataset = concatenate_datasets([part for part in parts if len(part)] or parts[:1])
-    if not len(dataset):
-        raise FineTuneError(
-            f"no record leaves anything to train on within max_length={arguments.max_length} tokens: the prompts are "
-            "longer than that, or every answer has the weight 0"
-        )
-    cut = sum(len(ids) == arguments.max_length for ids in parts[0]["input_ids"]) if len(parts[0]) else 0
-    # A text may make several examples, so the two kinds are counted apart.
-    of_texts = {"texts": len(texts), "text_examples": len(parts[1])} if texts else {}
-    _say("data", examples=len(dataset), too_long=len(chats) - len(parts[0]), cut=cut, **of_texts)
-    return dataset
+def _data(statistics: Statistics) -> dict[str, int]:
+    """Return what became of the training file, for the log and the report; what is not so, left out."""
+    always = {name: getattr(statistics, name) for name in ("examples", "too_long", "cut")}
+    perhaps = {name: getattr(statistics, name) for name in ("context_only", "texts", "text_examples")}
+    return {**always, **{name: count for name, count in perhaps.items() if count}}
 
 
-def _with_loss_that_works(arguments: FineTuneArguments, tokenizer: "PreTrainedTokenizerBase") -> FineTuneArguments:
-    if arguments.loss_on == "all" or training_template(tokenizer) is not None:
-        return arguments
-    if _is_first():
-        print(
-            "warning: the chat template does not mark the assistant's tokens; training on all of them",
-            flush=True,
-        )
-    return dataclasses.replace(arguments, loss_on="all")
+def _lengths(dataset: "Dataset | None") -> list[int]:
+    return [len(ids) for ids in dataset["input_ids"]] if dataset is not None else []
 
 
-def _is_first() -> bool:
-    """Return whether this is the only process or, under torchrun, the first of them."""
-    return os.environ.get("RANK", "0") == "0"
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _say(phase: str, **facts: Any) -> None:
-    if _is_first():
-        print(" ".join([f"phase={phase}", *(f"{key}={value}" for key, value in facts.items())]), flush=True)
+def _bytes_in(folder: Path | None) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder else 0
 
 
-def _loggable(arguments: FineTuneArguments) -> dict[str, Any]:
+def _recipe(arguments: FineTuneArguments) -> dict[str, Any]:
     """Return the options without the questions, which are somebody's text, and the paths."""
-    hidden = {"questions", "train_file", "eval_file", "model_output", "report_output"}
+    files = {"train_file", "eval_file", "model_output", "report_output", "checkpoint_output"}
+    hidden = {"questions", "base_path", "champion_path", *files}
     return {key: value for key, value in dataclasses.asdict(arguments).items() if key not in hidden}
 
 
 def _final_metrics(report: dict[str, Any]) -> dict[str, float | None]:
     scores = report["eval"] or {}
     metrics = {f"eval_{name}": value for name, value in scores.get("tuned", {}).items()}
-    metrics |= {f"base_eval_{name}": value for name, value in scores.get("base", {}).items()}
-    return metrics | {f"train_{name}": value for name, value in report["train"].items()}
+    for model in ("base", "champion"):
+        metrics |= {f"{model}_eval_{name}": value for name, value in scores.get(model, {}).items()}
+    numbers = {k: v for k, v in report["train"].items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return metrics | {f"train_{name}": value for name, value in numbers.items()}
 
 
 def _prepare_process() -> None:
     """Set what libraries read from the environment when they are imported."""
+    # The platform stops a job with SIGTERM; left alone, that ends the process without a word.
+    signal.signal(signal.SIGTERM, _terminated)
     # Threads that wait shall sleep, not spin. Measured on two cores shared with two busy processes, a step takes 68 ms
     # instead of 333; on idle cores it takes 48 instead of 43.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -179,6 +231,10 @@ def _prepare_process() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+
+
+def _terminated(*_: Any) -> None:
+    raise KeyboardInterrupt("SIGTERM from the platform")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = mlflow.MlflowClient(tracking_uri=uri)
-    run = client.create_run("0").info.run_id
+    experiment = client.create_experiment("jobs", artifact_location=str(folder / "artifacts"))
+    run = client.create_run(experiment).info.run_id
     process = run_job(
         *("--config", recipe, "--train_file", train, "--eval_file", held_out),
         *("--model_output", folder / "model", "--report_output", folder / "report"),
@@ -31,4 +32,5 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     )
     assert process.returncode == 0, process.stdout + process.stderr
     report = json.loads((folder / "report" / "metrics.json").read_text())
-    return Job(process, folder / "model", report | {"mlflow": client.get_run(run).data})
+    artifacts = [file.path for file in client.list_artifacts(run)]
+    return Job(process, folder, report | {"mlflow": client.get_run(run).data, "artifacts": artifacts})

@@ -41,8 +41,24 @@ def run_job(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
     )
 
 
+def fine_tune_small(tmp_path: Path, **options: Any) -> dict[str, Any]:
+    """Run the job in this process, on the six records."""
+    from training.arguments import FineTuneArguments
+    from training.fine_tune import fine_tune
+
+    train = write_records(tmp_path / "train.jsonl", FACTS)
+    paths = {name: str(tmp_path / name) for name in ("model_output", "report_output")}
+    report = fine_tune(FineTuneArguments(train_file=str(train), **paths, **options))
+    assert report is not None
+    return report
+
+
 @dataclass(frozen=True)
 class Job:
     process: subprocess.CompletedProcess[str]
-    model: Path
-    report: dict[str, Any]
+    folder: Path  # with train.jsonl, eval.jsonl, model/ and report/
+    report: dict[str, Any]  # metrics.json, and what MLflow holds
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"

@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from library import FACTS, SYSTEM, Job, run_job, write_records
+from library import FACTS, SYSTEM, Job, fine_tune_small, run_job, write_records
 
 from training import FineTuneError
-from training.arguments import FineTuneArguments
-from training.base_model import embedded_model, embedded_tokenizer, load_base_model
+from training.base_model import embedded_model, embedded_tokenizer
 from training.data import IGNORED, tokenize
 
 
@@ -59,14 +58,17 @@ def test_the_tuned_model_knows_the_records_and_the_base_does_not(job: Job) -> No
 def test_progress_lines_have_the_agreed_form(job: Job) -> None:
     lines = [line for line in job.process.stdout.splitlines() if line.startswith("progress ")]
     form = r"progress step=\d+ steps=(\d+) epoch=\d+\.\d\d loss=\d+\.\d{4} tokens_per_second=\d+ eta_seconds=\d+"
+    form += r" learning_rate=\S+"
     matches = [re.fullmatch(form, line) for line in lines]
-    assert len(matches) >= 5
+    assert 5 <= len(matches) <= 24
     assert all(match and int(match[1]) == job.report["steps"] for match in matches)
 
 
 def test_the_log_is_readable_and_tells_no_content(job: Job) -> None:
     assert job.process.stderr == ""
-    assert all(re.match(r"(phase=|progress )", line) for line in job.process.stdout.splitlines())
+    assert all(re.match(r"(phase=|progress |eval )", line) for line in job.process.stdout.splitlines())
+    phases = re.findall(r"^phase=(\w+) at_seconds=\d+\.\d", job.process.stdout, re.MULTILINE)
+    assert phases == ["load", "base", "train", "challenger", "export", "report", "done"]
     assert not any(text in job.process.stdout for pair in FACTS.items() for text in pair)
 
 
@@ -77,34 +79,8 @@ def test_mlflow_has_the_options_the_curve_and_the_scores(job: Job) -> None:
     assert logged.metrics["eval_loss"] == pytest.approx(job.report["eval"]["tuned"]["loss"])
     assert logged.metrics["train_loss"] == pytest.approx(job.report["train"]["loss"])
     assert logged.metrics["base_eval_exact_match"] == 0
-
-
-def test_the_export_answers_in_mlflow_and_in_transformers(job: Job) -> None:
-    import mlflow
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    asked = [{"role": "user", "content": "What is a late fee?"}]
-    described = mlflow.models.Model.load(job.model)
-    assert described.flavors["transformers"]["inference_task"] == "llm/v1/chat"
-    assert described.metadata["context_length"] == 4096
-    answer = mlflow.pyfunc.load_model(str(job.model)).predict({"messages": asked, "max_tokens": 20})
-    assert answer[0]["choices"][0]["message"]["content"].strip() == "Ten cents a day."
-
-    tokenizer = AutoTokenizer.from_pretrained(job.model / "components" / "tokenizer")
-    model = AutoModelForCausalLM.from_pretrained(job.model / "model")
-    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    output = model.generate(**prompt, max_new_tokens=20)[0, prompt["input_ids"].shape[1] :]
-    assert tokenizer.decode(output, skip_special_tokens=True) == "Ten cents a day."
-
-
-def fine_tune_small(tmp_path: Path, **options: object) -> dict[str, object]:
-    from training.fine_tune import fine_tune
-
-    train = write_records(tmp_path / "train.jsonl", FACTS)
-    paths = {name: str(tmp_path / name) for name in ("model_output", "report_output")}
-    report = fine_tune(FineTuneArguments(train_file=str(train), **paths, **options))  # type: ignore[arg-type]
-    assert report is not None
-    return report
+    assert logged.metrics["eval_tokens_per_second"] > 0
+    assert job.report["artifacts"] == ["evaluation.md", "lengths.png", "loss.png"]
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
@@ -115,31 +91,6 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(tmp_path: P
     first = weights(3)
     assert weights(3) == first
     assert weights(4) != first
-
-
-@pytest.mark.parametrize("packing", [False, True])
-def test_adapters_are_merged_into_the_export(tmp_path: Path, packing: bool) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    # Half a dozen steps with large adapters: enough to see that they are in the weights that were saved.
-    report = fine_tune_small(
-        tmp_path, method="lora", epochs=6, learning_rate=1e-2, packing=packing, questions=["Who wrote Emma?"]
-    )
-    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model_output" / "model")
-    base, tokenizer = load_base_model("embedded")
-    names = saved.state_dict().keys()
-    assert names == base.state_dict().keys()
-    assert not torch.equal(saved.model.layers[0].mlp.down_proj.weight, base.model.layers[0].mlp.down_proj.weight)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Who wrote Emma?"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    output = saved.generate(**prompt, max_new_tokens=20)[0, prompt["input_ids"].shape[1] :]
-    reported = report["samples"][0]["tuned"]  # type: ignore[index]
-    assert reported.startswith(tokenizer.decode(output, skip_special_tokens=True))
 
 
 def test_a_loss_that_is_not_a_number_stops_the_job_with_advice(tmp_path: Path) -> None:
@@ -160,10 +111,7 @@ def test_a_base_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_local_folder_is_a_base_model_too(job: Job, tmp_path: Path) -> None:
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for file in [*(job.model / "model").iterdir(), *(job.model / "components" / "tokenizer").iterdir()]:
-        (folder / file.name).symlink_to(file)
-    report = fine_tune_small(tmp_path, base_model=str(folder), epochs=1, questions=["Who wrote Emma?"])
+    folder = str(job.model / "model")
+    report = fine_tune_small(tmp_path, base_model=folder, epochs=1, questions=["Who wrote Emma?"])
     assert report["samples"][0]["base"] == "Jane Austen."  # type: ignore[index]
     assert json.loads((tmp_path / "report_output" / "metrics.json").read_text()) == report
