@@ -96,7 +96,8 @@ def write_live_record(run: Run) -> None:
         "model": run.model,
         "run_id": run.id,
         "model_version": run.model_version,
-        "base_model": run.recipe.get("base_model"),
+        # By the job: a recipe may say live, and the next run has to know where the chain began.
+        "base_model": run.numbers.get("base_model") or run.recipe.get("base_model"),
         "context_length": run.numbers.get("context_length"),
         "since": run.stage_since,
         **_by_engine(run).live_fields(run),

@@ -29,6 +29,7 @@ class Settings:
     training_instance_type: str
     training_image: str
     training_gpu_image: str
+    training_gpu_index: str
     serving_instance_type: str
     training_identity_id: str
     endpoint_identity_id: str
@@ -53,7 +54,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     def url(name: str, value: str) -> str:
         if not value.startswith("https://"):
             raise SettingsError(
-                f"The app setting {name} must be an https:// URL (tokens are never sent in clear); it is {value!r}."
+                f"The app setting {name} must be an https:// URL (nothing goes in clear); it is {value!r}."
             )
         return value.rstrip("/")
 
@@ -68,6 +69,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         ),
     )
     workspace_blob = url("WorkspaceStorage__blobServiceUri", env.get("WorkspaceStorage__blobServiceUri", "") or blob)
+    gpu_index = env.get("TRAINING_GPU_INDEX", "").strip()
     return Settings(
         blob_service_uri=blob,
         queue_service_uri=queue,
@@ -85,6 +87,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         training_gpu_image=env.get(
             "TRAINING_GPU_IMAGE", "mcr.microsoft.com/azureml/openmpi5.0-cuda12.6-ubuntu24.04:latest"
         ),
+        training_gpu_index=gpu_index and url("TRAINING_GPU_INDEX", gpu_index),
         serving_instance_type=env.get("SERVING_INSTANCE_TYPE", "Standard_E4s_v3"),
         training_identity_id=env.get("TRAINING_IDENTITY_ID", ""),
         endpoint_identity_id=env.get("ENDPOINT_IDENTITY_ID", ""),

@@ -14,7 +14,7 @@ from azure.core.exceptions import (
 
 from . import engines, intake, release
 from .blob_ranges import Replaced
-from .dataset.wording import duration
+from .dataset import wording
 from .errors import StepError, TransientError, UserError
 from .lifecycle import (
     CollectResults,
@@ -163,8 +163,8 @@ def _taken_in(run: Run) -> str:
     sizes = f"{counts['train']:,} records to train on, {counts['eval']:,} held out"
     if not plan:
         return sizes
-    time = "" if plan["seconds"] is None else f", {duration(plan['seconds'])} of training"
-    return f"{sizes}; {plan['steps']:,} steps{time}"
+    told = wording.plan(plan["seconds"], plan.get("cost"))
+    return f"{sizes}; {plan['steps']:,} steps{f', {told}' if told else ''}"
 
 
 def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
@@ -175,11 +175,17 @@ def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
         if found is None:
             continue
         earlier, numbers = _recipe(found[0]), found[0].numbers
-        same = ("base_model", "method", "engine", "compute")
-        if all(getattr(earlier, name) == getattr(recipe, name) for name in same):
+        if _speed_of(earlier) == _speed_of(recipe):
             speed = numbers.get("train", {}).get("tokens_per_second")
             return float(speed) if isinstance(speed, int | float) else None
     return None
+
+
+def _speed_of(recipe: Recipe) -> tuple[object, ...]:
+    """What decides how fast a training is."""
+    compute = recipe.compute
+    machines = (compute.instance_type, compute.cluster, compute.instance_count)
+    return (recipe.base_model, recipe.method, recipe.engine, *machines)
 
 
 def finish(run: Run, step: Finish) -> Finish:

@@ -20,6 +20,20 @@ def find_model(root: Path) -> Path:
     sys.exit(f"error: AZUREML_MODEL_DIR={root} holds no MLflow model (no file MLmodel up to two levels deep)")
 
 
+def find_parts(model: Path) -> tuple[Path, Path]:
+    """Return the folders of the weights and of the tokenizer in an MLflow model, MLflow's own layout or Azure's.
+
+    Azure's registry and its chat_completion_pipeline write data/model and data/tokenizer. Raises SystemExit.
+    """
+    for weights, tokenizer in (("model", "components/tokenizer"), ("data/model", "data/tokenizer")):
+        if (model / weights / "config.json").is_file():
+            own = model / tokenizer
+            return model / weights, own if own.is_dir() else model / weights
+    if (model / "data" / "model").is_dir() and (model / "data" / "config" / "config.json").is_file():
+        sys.exit("error: the model's config.json is apart from its weights, in data/config; put it into data/model too")
+    sys.exit(f"error: {model.name} holds no weights to serve, neither in model/ nor in data/model/")
+
+
 def main() -> None:
     """Load, warm up, then open the port: whoever can connect is answered at once."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout)
@@ -38,7 +52,7 @@ def main() -> None:
     from chat_api import build_app
     from engine import Engine
 
-    engine = Engine(folder / "model", folder / "components" / "tokenizer")
+    engine = Engine(*find_parts(folder))
     name = os.environ.get("MODEL_NAME", folder.name)
     # No proxy headers, no dates to compute: the endpoint in front has its own. A stream that outlives the deployment
     # is cut after five seconds.

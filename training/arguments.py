@@ -43,7 +43,7 @@ class FineTuneArguments:
     batch_size: Annotated[int | None, "records in a forward pass, on each device"] = None
     gradient_accumulation: Annotated[int, "forward passes in an optimiser step"] = EVERY["gradient_accumulation"]
     max_length: Annotated[int, "tokens of a record; longer chats are cut, longer texts split"] = EVERY["max_length"]
-    packing: Annotated[bool | None, "put several short records into one sequence of max_length tokens"] = None
+    packing: Annotated[bool | None, "lay the records of a batch end to end, without padding"] = None
     activation_checkpointing: Annotated[
         bool | None, "recompute activations to save memory; None: when the estimate says that it must be"
     ] = None

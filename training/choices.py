@@ -1,4 +1,4 @@
-"""How this machine trains this model fastest: number format, attention, packing, memory. Each choice was measured.
+"""How this machine trains this model fastest: number format, attention, packing, memory.
 
 An optimiser step sees ``batch_size * gradient_accumulation`` records on each device, whether they are packed or not:
 packing lays the records of a micro-batch end to end in one row, without padding, instead of filling rows of
@@ -7,8 +7,8 @@ packing lays the records of a micro-batch end to end in one row, without padding
     batches = ceil(n / (batch_size * p))
     steps = ceil(epochs * ceil(batches / gradient_accumulation))
 
-Figures: docs/benchmarks.md, `training`. They are of a CPU with bf16; nothing here was measured on a GPU, where the
-library's defaults stand, unless a comment says why not.
+Figures: docs/benchmarks.md, `training`. They are of a CPU with bf16. Nothing here was measured on a GPU: there the
+libraries' defaults stand, and flash-attention where somebody has installed it.
 """
 
 import os
@@ -137,9 +137,9 @@ def choose_precision(arguments: FineTuneArguments) -> str:
 def choose_attention(arguments: FineTuneArguments, model: "PreTrainedModel", precision: str) -> tuple[str, bool]:
     """Return the attention's name, and whether the records of a batch are laid end to end without padding.
 
-    - flash-attention 2 where its package and an Ampere or newer GPU are (its own requirement): made for packed rows.
-    - else ``documents`` (training/attention.py): on a CPU measured the fastest; on a GPU it calls the same sdpa kernel
-      as a padded batch does, so it does the least work that is safe; not measured there.
+    - on a GPU flash-attention 2, where its package and an Ampere or newer GPU are (its own requirement): it is made for
+      packed rows. Without it sdpa on padded batches, the library's default.
+    - on a CPU ``documents`` (training/attention.py), measured the fastest there.
     - a model with an attention of its own kind is trained as its authors load it, on padded batches.
     """
     from transformers.utils import is_flash_attn_2_available
@@ -154,9 +154,9 @@ def choose_attention(arguments: FineTuneArguments, model: "PreTrainedModel", pre
         and getattr(config, "attn_logit_softcapping", None) is None
         and set(getattr(config, "layer_types", None) or ["full_attention"]) <= {"full_attention", "sliding_attention"}
     )
-    cuda = torch.cuda.is_available()
-    if cuda and precision != "fp32" and is_flash_attn_2_available() and torch.cuda.get_device_capability() >= (8, 0):
-        return "flash_attention_2", True
+    if torch.cuda.is_available():
+        flash = is_flash_attn_2_available() and torch.cuda.get_device_capability() >= (8, 0)
+        return ("flash_attention_2", True) if flash and precision != "fp32" else (before, False)
     return (attention.NAME, True) if ordinary else (before, False)
 
 

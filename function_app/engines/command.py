@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import yaml
 from azure.core.exceptions import HttpResponseError
 
 from ..data_assets import register_splits
@@ -65,6 +66,10 @@ def results(run: Run) -> dict[str, Any]:
     """metrics.json, with the evaluation copied to the reports."""
     measured = collected.metrics(run)
     collected.publish_evaluation(run)
+    # They are in the report and in MLflow; the record is read often and stays small.
+    curves = measured.get("train")
+    if isinstance(curves, dict):
+        measured["train"] = {key: value for key, value in curves.items() if key not in ("curve", "eval_curve")}
     return {**measured, "engine": "command", "model_uri": f"azureml://jobs/{run.id}/outputs/model"}
 
 
@@ -82,6 +87,15 @@ def _beyond(machine: Machine, recipe: Recipe) -> str:
             f"training.precision is bf16, which the GPUs of {machine.name} only emulate: write fp16 or leave it out,"
             " which means fp16 there."
         )
+    own_image = settings().training_gpu_image.startswith("azureml:")
+    if gpus and not settings().training_gpu_index and not own_image:
+        why = "a V100" if machine.volta else ""
+        why = why or (f"training.sharding {training.sharding}" if training.sharding in ("zero2", "zero3") else "")
+        if why:
+            return (
+                f"{why} needs torch built for CUDA 12.6, which the default package index does not have: set the app"
+                " setting TRAINING_GPU_INDEX to PyTorch's index of that build."
+            )
     if training.sharding not in (None, "none") and gpus < 2:
         has = f"{machine.name} has one" if gpus else f"{machine.name} has none"
         return (
@@ -142,7 +156,15 @@ def _environment(image: str, machine: Machine) -> Any:
 
     if image.startswith("azureml:"):
         return image
-    return Environment(image=image, conda_file=CODE / ("conda-gpu.yml" if machine.gpus else "conda.yml"))
+    return Environment(image=image, conda_file=_gpu_packages() if machine.gpus else CODE / "conda.yml")
+
+
+def _gpu_packages() -> dict[str, Any]:
+    """conda-gpu.yml, with the index that torch comes from; pip takes the build of that one, whose version is longer."""
+    conda: dict[str, Any] = yaml.safe_load((CODE / "conda-gpu.yml").read_text(encoding="utf-8"))
+    if index := settings().training_gpu_index:
+        conda["dependencies"][-1]["pip"].insert(0, f"--extra-index-url {index}")
+    return conda
 
 
 def _job(

@@ -19,6 +19,10 @@ WITHOUT_BF16 = re.compile(
 )
 
 
+# Volta, which CUDA 13 has dropped: V100.
+VOLTA = re.compile(r"standard_(nc\d+r?s_v3|nd40rs_v2)", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Machine:
     """One size: its GPUs, vCPUs, and memory in GB; ``low_priority``: whether Azure rents it out at that price."""
@@ -34,6 +38,11 @@ class Machine:
     def bf16(self) -> bool:
         """Whether its GPUs compute in bf16; of a machine without GPUs the job itself finds out."""
         return not WITHOUT_BF16.fullmatch(self.name)
+
+    @property
+    def volta(self) -> bool:
+        """Whether its GPUs are V100s."""
+        return bool(VOLTA.fullmatch(self.name))
 
 
 @dataclass

@@ -55,6 +55,9 @@ def _of_engine(recipe: Recipe) -> Iterator[str]:
         unknown += ["`method: qlora`"] if recipe.method == "qlora" else []
         unknown += ["`training.precision: bf16`"] if given.get("precision") == "bf16" else []
         unknown += ["`training.sharding: fsdp`"] if given.get("sharding") == "fsdp" else []
+    else:
+        unknown += _machines_of_its_own(recipe)
+    unknown += ["`evaluation.questions`"] if recipe.evaluation.questions else []
     if unknown:
         yield (
             f"`engine: {engine}` has nothing that answers to {', '.join(unknown)}; leave that out, or take engine:"
@@ -62,6 +65,19 @@ def _of_engine(recipe: Recipe) -> Iterator[str]:
         )
     if not float(given.get("epochs", 1)).is_integer():
         yield f"`engine: {engine}` takes whole epochs, not {given['epochs']:g}; round training.epochs."
+
+
+def _machines_of_its_own(recipe: Recipe) -> Iterator[str]:
+    """The keys about machines, which the service has none of."""
+    for name in ("cluster", "instance_type"):
+        if getattr(recipe.compute, name):
+            yield f"`compute.{name}`"
+    if recipe.compute.instance_count > 1:
+        yield "`compute.instance_count`"
+    if recipe.compute.tier != "dedicated":
+        yield "`compute.tier`"
+    if recipe.serving.instance_type:
+        yield "`serving.instance_type`"
 
 
 def _of_training(recipe: Recipe) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Training(Section, frozen=True):
         Tokens | None, Meta(description="Tokens of an example; a longer chat is cut at its end, a longer text split.")
     ] = None
     packing: Annotated[
-        bool | None, Meta(description="Put several short records into one sequence of max_length tokens.")
+        bool | None, Meta(description="Lay the records of a batch end to end instead of padding them to the longest.")
     ] = None
     warmup: Annotated[
         ShareOrNone | None, Meta(description="Share of the steps in which the learning rate rises, from 0 to below 1.")
@@ -113,9 +113,13 @@ class Evaluation(Section, frozen=True):
 class Compute(Section, frozen=True):
     """The cluster to train on; made when it does not exist, with no node while nothing runs."""
 
-    cluster: Annotated[Text | None, Meta(description="The cluster's name; without it the app's TRAINING_COMPUTE.")] = (
-        None
-    )
+    cluster: Annotated[
+        Text | None,
+        Meta(
+            description="The cluster's name; without it the app's TRAINING_COMPUTE or, for another instance_type or"
+            " tier than the app's, one that is named after it."
+        ),
+    ] = None
     instance_type: Annotated[
         Text | None,
         Meta(

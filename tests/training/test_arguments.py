@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from training import FineTuneError
 from training.arguments import parse_arguments
@@ -76,8 +77,9 @@ RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_preset_is_a_config_too(recipe: Path) -> None:
     arguments = parse_arguments(["--config", str(recipe), *REQUIRED])
-    assert arguments.questions
-    assert arguments.epochs > 0
+    given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    assert (arguments.base_model, arguments.method) == (given["base_model"], given["method"])
+    assert {name: getattr(arguments, name) for name in given["training"]} == given["training"]
 
 
 def test_the_recipes_shape_is_the_flat_one_without_what_is_about_machines(tmp_path: Path) -> None:

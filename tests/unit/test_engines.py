@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from function_app.engines import clusters, pipeline_inputs
+from function_app.engines import clusters, command, pipeline_inputs
 from function_app.engines.machines import Machine, shortage
 from function_app.engines.pipeline_inputs import display_name, finetune_parameters, literal, unsuitable
 from function_app.errors import StepError, TransientError, UserError
@@ -211,6 +211,29 @@ def test_the_gpu_environment_has_the_same_packages_as_the_other() -> None:
     for file in ("conda.yml", "conda-gpu.yml"):
         lines = yaml.safe_load((training / file).read_text(encoding="utf-8"))["dependencies"][-1]["pip"]
         pins[file] = dict(line.split("==") for line in lines if not line.startswith("-"))
-    gpu = {name: version.removesuffix("+cu126") for name, version in pins["conda-gpu.yml"].items()}
+    gpu = pins["conda-gpu.yml"]
     assert pins["conda.yml"].items() <= gpu.items()
     assert gpu.keys() - pins["conda.yml"].keys() == {"bitsandbytes", "deepspeed"}
+
+
+def test_torch_for_gpus_comes_from_the_index_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "settings", lambda: SimpleNamespace(training_gpu_index="https://index.example/cu126"))
+    assert command._gpu_packages()["dependencies"][-1]["pip"][0] == "--extra-index-url https://index.example/cu126"
+    monkeypatch.setattr(command, "settings", lambda: SimpleNamespace(training_gpu_index=""))
+    assert not command._gpu_packages()["dependencies"][-1]["pip"][0].startswith("-")
+
+
+@pytest.mark.parametrize(
+    ("machine", "text", "told"),
+    [
+        ("Standard_NC6s_v3", "", "a V100 needs torch built for CUDA 12.6"),
+        ("Standard_NC48ads_A100_v4", "training: {sharding: zero2}", "training.sharding zero2 needs torch"),
+        ("Standard_NC24ads_A100_v4", "", ""),
+    ],
+)
+def test_what_needs_the_index_says_so(machine: str, text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = SimpleNamespace(training_gpu_index="", training_gpu_image="image")
+    monkeypatch.setattr(command, "settings", lambda: given)
+    problem = command._beyond(Machine(machine, 1, 24, 220.0, "", True), read_recipe(text))
+    assert problem.startswith(told)
+    assert bool(problem) == bool(told)
