@@ -1,8 +1,8 @@
 """Attention over several records laid end to end in one row, each seeing only itself, without a mask of the whole row.
 
 ``transformers`` keeps the records of a packed row apart with a mask of (row, row), so the work grows with the square of
-the row. Here each record is attended to alone. Registered as ``documents``, for training; everything else (padding, a
-cache) goes to ``sdpa``.
+the row. Here each record is attended to alone. Registered as ``documents``, for training on a CPU (choices.py); all
+else (padding, a cache) goes to ``sdpa``.
 """
 
 from typing import Any
@@ -49,8 +49,7 @@ def documents_attention(
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend = _each_alone if query.device.type == "cpu" else _as_padded_batch
-    return attend(query, key, value, edges, kwargs.get("max_length_q"), scale, dropout, sliding_window), None
+    return _each_alone(query, key, value, edges, scale, dropout, sliding_window), None
 
 
 def _each_alone(
@@ -58,12 +57,11 @@ def _each_alone(
     key: torch.Tensor,
     value: torch.Tensor,
     edges: torch.Tensor,
-    longest: int | None,  # noqa: ARG001
     scale: float,
     dropout: float,
     window: int | None,
 ) -> torch.Tensor:
-    """On a CPU: one record after the other, in three matrix products and no padding.
+    """Attend to one record after the other, in three matrix products and without padding.
 
     Eight records of 256 tokens, 8 heads of 64, forward and backward in bf16: 41 ms of CPU time; with sdpa for each
     record 83, whose backward is slow on a CPU; as a padded batch 71 to 114; eager over four rows of 512, 323.
@@ -78,42 +76,6 @@ def _each_alone(
         weights = functional.softmax(torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale), dim=-1)
         outputs.append(torch.bmm(functional.dropout(weights, dropout), v).transpose(0, 1))
     return torch.cat(outputs).view(1, -1, heads, size)
-
-
-def _as_padded_batch(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    edges: torch.Tensor,
-    longest: int | None,
-    scale: float,
-    dropout: float,
-    window: int | None,
-) -> torch.Tensor:
-    """On a GPU: a batch of records padded at their ends, which causal attention never looks at, in one sdpa call.
-
-    Nothing here waits for the device. The kernel is the one a padded batch would get; only it sees the padding.
-    """
-    tokens, records = query.shape[2], edges.numel() - 1
-    length = int(edges.diff().max()) if longest is None else longest
-    heads, size = query.shape[1], query.shape[-1]
-    position = torch.arange(tokens, device=query.device)
-    record = torch.bucketize(position, edges[1:], right=True)
-    place = record * length + position - edges.to(position.dtype)[record]
-
-    def padded(x: torch.Tensor) -> torch.Tensor:
-        rows = x.new_zeros(records * length, heads, size).index_copy(0, place, x[0].transpose(0, 1))
-        return rows.view(records, length, heads, size).transpose(1, 2)
-
-    beyond = window is not None and length > window
-    output = functional.scaled_dot_product_attention(
-        *(padded(query), padded(key), padded(value)),
-        attn_mask=_later(length, window, query) if beyond else None,
-        is_causal=not beyond,
-        dropout_p=dropout,
-        scale=scale,
-    )
-    return output.transpose(1, 2).reshape(records * length, heads, size).index_select(0, place)[None]
 
 
 def _later(length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:

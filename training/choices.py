@@ -80,7 +80,7 @@ def choose(arguments: FineTuneArguments, model: "PreTrainedModel", dataset: "Dat
         adapters=None if full else arguments.lora_r,
         tokens=tokens,
         longest=longest,
-        quadratic=chosen == "eager" or (chosen == attention.NAME and not torch.cuda.is_available()),
+        quadratic=chosen in ("eager", attention.NAME),
         shared={"none": (1, 1), "zero2": (1, shared)}.get(arguments.sharding, (shared, shared)),
     )
     free = memory.available()
@@ -169,9 +169,17 @@ def prepare(model: "PreTrainedModel", choices: Choices) -> "PreTrainedModel":
 
 
 def adjust(trainer: "SFTTrainer") -> None:
-    """Change the trainer, before it trains, in what no option of its does: the loss on a CPU."""
+    """Change the trainer, before it trains, in what no option of its does: the adapters of qlora, the loss on a CPU.
+
+    TRL casts adapters on 4 bits to bf16. Near 0.02 that counts in steps of 1.2e-4, about an update of Adam at the usual
+    rates; and with precision fp16 torch's scaler takes no bf16 gradients (_amp_foreach_non_finite_check_and_unscale).
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(base, "is_loaded_in_4bit", False):
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
     if trainer.args.device.type == "cpu" and loss.fits(base):
         loss.score_labelled_tokens(base)
 

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from training import distributed
 from training.arguments import FineTuneArguments
 from training.data import IGNORED
-from training.progress import Tracking
+from training.progress import LINES, Tracking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,7 @@ class HeldOut(TrainerCallback):
         self._shared = arguments.sharding not in ("none", "zero2")
         self._pad = pad_token_id
         self._tracking = tracking
+        self._told_step = 0
         self._rows = _sample(held_out, arguments.seed) if self._every and held_out is not None else []
         self.trainer: Trainer | None = None
 
@@ -80,9 +81,16 @@ class HeldOut(TrainerCallback):
             control.should_training_stop = True
         self.seconds += time.monotonic() - started
         if state.is_world_process_zero:
-            stopping = f" stopping_after={misses}_without_a_better_one" if stop else ""
-            print(f"phase=held_out step={state.global_step} loss={loss:.4f}{stopping}", flush=True)
+            self._tell(state, loss, last=last or stop)
+            if stop:
+                print(f"phase=held_out stopping_after={misses}_without_a_better_one", flush=True)
             self._tracking.metrics({"held_out_loss": loss}, state.global_step)
+
+    def _tell(self, state: TrainerState, loss: float, *, last: bool) -> None:
+        """Print some LINES measurements of a run, the first and the last among them; the curve has them all."""
+        if last or not self._told_step or state.global_step - self._told_step >= state.max_steps // LINES:
+            print(f"eval step={state.global_step} steps={state.max_steps} loss={loss:.4f}", flush=True)
+            self._told_step = state.global_step
 
     def best_step(self) -> int:
         """Return the step at which the loss was lowest, the first of several; 0 before the first measurement."""

@@ -98,9 +98,12 @@ def _adapter_weights(model: "PreTrainedModel", rank: int) -> int:
 
 
 def available() -> int:
-    """Return the bytes that are free on the device: the GPU's, else the machine's or the container's."""
+    """Return the bytes that a training may take on the device: the GPU's, else the machine's or the container's.
+
+    What this process has on the GPU already counts as free: that is a base in 4 bits, which is in the estimate too.
+    """
     if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+        return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved()
     free = []
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):

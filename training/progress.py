@@ -87,9 +87,10 @@ class Progress(TrainerCallback):
         self._first_step = self._told_step = state.global_step
         self._first_tokens = int(state.num_input_tokens_seen)
 
-    def on_step_end(self, args: TrainingArguments, _: TrainerState, control: TrainerControl, **__: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Several processes have to log at the same step, and their clocks differ; there logging_steps alone decides.
-        if args.world_size == 1 and time.monotonic() - self._told >= SECONDS_BETWEEN:
+        late = args.world_size == 1 and time.monotonic() - self._told >= SECONDS_BETWEEN
+        if late or state.global_step >= state.max_steps:
             control.should_log = True
 
     def on_log(
@@ -104,9 +105,11 @@ class Progress(TrainerCallback):
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
+            # In fp16 overflowing gradients are normal: such a step is skipped, and its loss is a number all the same.
+            other = ", or precision fp32, for fp16 may not hold this model's activations" if args.fp16 else ""
             raise FineTuneError(
                 f"the loss is {logs['loss']} at step {state.global_step}; use a smaller learning_rate "
-                f"(it was {args.learning_rate:g})"
+                f"(it was {args.learning_rate:g}){other}"
             )
         if not state.is_world_process_zero:
             return

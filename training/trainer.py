@@ -1,6 +1,7 @@
 """Train the model with TRL's SFTTrainer, all weights or adapters, through interruptions and lack of memory."""
 
 import dataclasses
+import gc
 import tempfile
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -23,13 +25,13 @@ from training.out_of_memory import (
     smaller,
     with_checkpointing,
 )
-from training.progress import Progress, Tracking
+from training.progress import LINES, Progress, Tracking
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PROGRESS_LINES = 20  # in a whole run, about
+CURVE_POINTS = 500  # in a whole run, about; Progress prints few of them
 
 
 def train(
@@ -42,7 +44,7 @@ def train(
 ) -> tuple["PreTrainedModel | None", dict[str, Any]]:
     """Return the tuned model, adapters merged, in the dtype it came in, and what is known of the run.
 
-    That is ``steps``, ``loss`` (the last one logged), ``seconds`` and ``tokens_per_second`` (over all attempts at this
+    That is ``steps``, ``loss`` (the mean of the curve's last twentieth), ``seconds`` and ``tokens_per_second`` (over all attempts at this
     training), ``curve`` and ``eval_curve`` (pairs of a step and the loss per trained token in nats, of the training
     and of ``held_out``) and, with adapters, ``adapter_folder``: a temporary folder, the caller's to delete. Of several
     processes only the first gets the model (the others None) and the folder. They have parted when this returns.
@@ -57,6 +59,8 @@ def train(
     with distributed.together():
         result = _train(arguments, model, tokenizer, dataset, tracking, held_out)
         distributed.finish()
+    gc.collect()  # the trainer and its callbacks hold on to each other, and to the optimiser's state
+    torch.cuda.empty_cache()
     return result
 
 
@@ -107,17 +111,24 @@ def _train(
     if arguments.method != "full":
         trained["adapter_folder"] = Path(tempfile.mkdtemp(prefix="adapter-"))
         tuned.save_pretrained(trained["adapter_folder"])
-        tuned = _merged(tuned, arguments, trained["adapter_folder"])
+        tuned = _merged(tuned, arguments, trained["adapter_folder"], stored_dtype)
     tuned = tuned.to(stored_dtype)
     restore(tuned, choices)
     return tuned, trained
 
 
-def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: Path) -> Any:
+def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: Path, stored_dtype: torch.dtype) -> Any:
     if arguments.method == "qlora":
         # Merged into 4 bits, the adapters would be rounded away; so first back to the numbers they were trained on.
         tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), str(adapter_folder))
-    return tuned.merge_and_unload()
+    # In fp32, and rounded once: what adapters add is small, and in the 16 bits of the training much of it would be lost
+    # even where the model is stored in 32. One layer at a time, for all of them may not fit a GPU.
+    with torch.no_grad():
+        for layer in [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]:
+            layer.get_base_layer().float()
+            layer.merge()
+            layer.get_base_layer().to(stored_dtype)
+    return tuned.unload()
 
 
 class Trainer(SFTTrainer):
@@ -195,9 +206,10 @@ class Trainer(SFTTrainer):
         """Return what ``train`` tells of the run."""
         seconds = time.monotonic() - self._started
         curve = [[entry["step"], entry["loss"]] for entry in self.state.log_history if "loss" in entry]
+        last = curve[-max(1, len(curve) // LINES) :]
         return {
             "steps": self.state.global_step,
-            "loss": curve[-1][1],
+            "loss": sum(loss for _, loss in last) / len(last),
             "seconds": round(seconds, 2),
             "tokens_per_second": round(int(self.state.num_input_tokens_seen) / seconds, 1),
             "curve": curve,
@@ -275,7 +287,7 @@ def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examp
         **choices.sft_options,
         **distributed.sharding_options(arguments),
         seed=arguments.seed,
-        logging_steps=max(1, steps // PROGRESS_LINES),
+        logging_steps=max(1, steps // CURVE_POINTS),
         logging_first_step=True,
         logging_nan_inf_filter=False,  # Progress stops the job at the first NaN instead
         include_num_input_tokens_seen="non_padding",

@@ -56,6 +56,13 @@ def test_one_process_logs_by_the_clock_and_several_only_by_their_steps(monkeypat
     asked = {}
     for world_size in (1, 2):
         control = TrainerControl()
-        watched.on_step_end(SimpleNamespace(world_size=world_size), TrainerState(), control)  # type: ignore[arg-type]
+        watched.on_step_end(SimpleNamespace(world_size=world_size), TrainerState(max_steps=9), control)  # type: ignore[arg-type]
         asked[world_size] = control.should_log
     assert asked == {1: True, 2: False}
+
+
+def test_the_last_step_is_told_even_if_no_log_falls_on_it() -> None:
+    control = TrainerControl()
+    state = TrainerState(max_steps=9, global_step=9)
+    progress.Progress(progress.Tracking()).on_step_end(SimpleNamespace(world_size=2), state, control)  # type: ignore[arg-type]
+    assert control.should_log

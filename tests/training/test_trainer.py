@@ -1,5 +1,6 @@
 """Training through lack of memory and past its best point."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -78,6 +79,53 @@ def test_training_stops_when_the_held_out_loss_rises_and_keeps_the_best(capsys: 
     assert len({sum(label != IGNORED for label in labels) for labels in held_out["labels"]}) > 1
     loss, _, tokens = _token_scores(model.eval(), load_base_model("embedded")[1], held_out)
     assert loss / tokens == pytest.approx(best[1], abs=1e-4)
+
+
+def test_adapters_on_a_base_in_four_bits_are_trained_in_fp32() -> None:
+    import torch
+
+    dtypes = set()
+
+    def before(model: Any, *_: Any) -> None:
+        dtypes.update(weight.dtype for name, weight in model.named_parameters() if "lora_" in name)
+
+    def four_bits(model: Any) -> None:
+        # As TRL tells them; real ones need a GPU.
+        model.to(torch.bfloat16).is_loaded_in_4bit = True
+        model.num_parameters = lambda **_: 1  # transformers' own asks bitsandbytes
+        model.register_forward_pre_hook(before)
+
+    _, trained = small_training.run(four_bits, method="lora", epochs=1)
+    assert dtypes == {torch.float32}
+    shutil.rmtree(trained["adapter_folder"])
+
+
+def test_adapters_trained_in_sixteen_bits_are_merged_without_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from peft import PeftModel
+
+    from training import choices
+    from training.base_model import load_base_model
+
+    monkeypatch.setattr(choices, "computes_bf16", lambda: True)  # any CPU does, if slowly
+    # The embedded model is stored in fp32; in bf16 an eighth of what the adapters add would be rounded away.
+    merged, trained = small_training.run(method="lora", epochs=1, learning_rate=1e-3, precision="bf16")
+    base = load_base_model("embedded")[0].to(torch.bfloat16).float()
+    expected = PeftModel.from_pretrained(base, str(trained["adapter_folder"])).merge_and_unload()
+    assert merged.dtype == torch.float32
+    for one, other in zip(weights(merged), weights(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
+    shutil.rmtree(trained["adapter_folder"])
+
+
+def test_many_measurements_are_all_kept_and_few_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    _, trained = small_training.run(epochs=25, eval_every=0.25, batch_size=4, early_stopping=0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("eval ")]
+    assert [step for step, _ in trained["eval_curve"]] == list(range(1, 101))
+    assert len(lines) == 21
+    assert lines[-1] == f"eval step=100 steps=100 loss={trained['eval_curve'][-1][1]:.4f}"
+    # The loss of the run is that of its last twentieth, not one step's.
+    assert trained["loss"] == pytest.approx(sum(loss for _, loss in trained["curve"][-5:]) / 5)
 
 
 def test_sharding_is_refused_where_it_cannot_work() -> None:
