@@ -76,10 +76,11 @@ class Exam:
         self._arguments = arguments
         self._records = held_out
         self._tokenizer = tokenizer
-        asked = [_Question([{"role": "user", "content": text}], None, True, False) for text in arguments.questions]
-        self._questions = asked + _choose(arguments, held_out, tokenizer)
+        # Before any prompt is rendered: it says which record a template refuses, and nothing of what that one says.
         dataset = tokenize(held_out, tokenizer, arguments.max_length, arguments.loss_on) if held_out else None
         self.held_out: Dataset | None = dataset if dataset is not None and len(dataset) else None
+        asked = [_Question([{"role": "user", "content": text}], None, True, False) for text in arguments.questions]
+        self._questions = asked + _choose(arguments, held_out, tokenizer)
 
     def take(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None" = None) -> Evaluation:
         """Score ``model`` on the held-out records and let it answer each prompt greedily.

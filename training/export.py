@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training import FineTuneError
+from training.arguments import FineTuneArguments
 from training.failures import disk_for
 
 if TYPE_CHECKING:
@@ -43,6 +45,28 @@ def export(
         _complete(folder, card)
         if adapter is not None:
             copy_adapter(adapter, folder / "adapter", str(metadata["base_model"]))
+
+
+def check_place(arguments: FineTuneArguments) -> None:
+    """Raise FineTuneError if the export, which empties ``model_output``, would delete anything but an earlier model."""
+    folder = Path(arguments.model_output).resolve()
+    for name in ("train_file", "eval_file", "base_model", "base_path", "champion_path", "checkpoint_output"):
+        given = getattr(arguments, name)
+        here = given and (name != "base_model" or Path(given).is_dir())  # else a name
+        if here and Path(given).resolve().is_relative_to(folder):
+            raise FineTuneError(
+                f"{name} {given} is inside model_output {folder}, whose contents the new model replaces; choose "
+                "another model_output"
+            )
+    if folder.is_file():
+        raise FineTuneError(f"model_output {folder} is a file; choose a folder")
+    if not folder.is_dir():
+        return
+    names = {child.name for child in folder.iterdir()}
+    if names and not names & {"MLmodel", "model"}:  # MLflow writes the weights early and MLmodel last
+        raise FineTuneError(
+            f"model_output {folder} holds {min(names)}, and no model: it would be deleted; choose an empty folder"
+        )
 
 
 def copy_adapter(adapter: Path, to: Path, base_model: str) -> None:

@@ -42,10 +42,10 @@ def sentence(error: BaseException) -> str | None:
                 "machine with more memory (compute.instance_type)"
             )
         if "jinja2" in type(each).__module__ and name == "TemplateError":
-            reason = " ".join(text.split())[:200]
+            # Not what it says: a template may put the conversation into its complaint.
             return (
-                f"the base model's chat template does not accept these conversations: {reason}; change the roles in "
-                "the data, or choose another base_model"
+                "the base model's chat template does not accept these conversations, or the recipe's questions; change "
+                "their roles, or choose another base_model"
             )
     return None
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from training import FineTuneError
 from training.arguments import FineTuneArguments, parse_arguments
 from training.data import Statistics, count_records, read_records, training_set
+from training.export import check_place
 from training.failures import disk_for, sentence
 from training.phases import Phases, is_first
 
@@ -72,7 +73,10 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
     train_file = Path(arguments.train_file)
     counts = count_records(train_file)
     held_out = read_records(Path(arguments.eval_file)) if arguments.eval_file else []
+    check_place(arguments)
     phases.begin("load", base_model=arguments.base_model, train_records=counts.records, eval_records=len(held_out))
+    if arguments.eval_file and not held_out and is_first():
+        print(f"warning: {Path(arguments.eval_file).name} holds no records, so nothing will be measured", flush=True)
 
     from transformers import set_seed
 

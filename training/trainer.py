@@ -44,10 +44,11 @@ def train(
 ) -> tuple["PreTrainedModel | None", dict[str, Any]]:
     """Return the tuned model, adapters merged, in the dtype it came in, and what is known of the run.
 
-    That is ``steps``, ``loss`` (the mean of the curve's last twentieth), ``seconds`` and ``tokens_per_second`` (over all attempts at this
-    training), ``curve`` and ``eval_curve`` (pairs of a step and the loss per trained token in nats, of the training
-    and of ``held_out``) and, with adapters, ``adapter_folder``: a temporary folder, the caller's to delete. Of several
-    processes only the first gets the model (the others None) and the folder. They have parted when this returns.
+    That is ``steps``, ``loss`` (the mean of the curve's last twentieth), ``seconds``, ``tokens_per_second`` (over all
+    attempts at this training), ``curve`` and ``eval_curve`` (pairs of a step and the loss per trained token in nats, of
+    the training and of ``held_out``) and, with adapters, ``adapter_folder``: a temporary folder, the caller's to
+    delete. Of several processes only the first gets the model (the others None) and the folder. They have parted when
+    this returns.
 
     ``dataset`` and ``held_out`` have the columns of ``data.tokenize``. A training that a checkpoint in
     ``checkpoint_output`` fits goes on from there; the caller removes the checkpoints when the whole job has succeeded

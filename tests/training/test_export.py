@@ -12,9 +12,31 @@ from library import FACTS, Job, fine_tune_small
 from training import FineTuneError
 from training.arguments import FineTuneArguments
 from training.base_model import load_base_model
+from training.export import check_place
 from training.model_card import base_licence
 
 ASKED = [{"role": "user", "content": "What is a late fee?"}]
+
+
+def test_only_an_earlier_model_is_replaced(tmp_path: Path) -> None:
+    def check(train_file: str, model_output: Path, **given: str) -> None:
+        check_place(
+            FineTuneArguments(train_file=train_file, model_output=str(model_output), report_output="r", **given)
+        )
+
+    notes = tmp_path / "notes.txt"
+    notes.write_text("years of work")
+    with pytest.raises(FineTuneError, match=r"train_file .*t\.jsonl is inside model_output"):
+        check(str(tmp_path / "t.jsonl"), tmp_path)
+    with pytest.raises(FineTuneError, match=r"checkpoint_output .* is inside model_output"):
+        check("t.jsonl", tmp_path / "m", checkpoint_output=str(tmp_path / "m" / "checkpoints"))
+    with pytest.raises(FineTuneError, match=r"holds notes\.txt, and no model: it would be deleted"):
+        check("t.jsonl", tmp_path)
+    with pytest.raises(FineTuneError, match="is a file"):
+        check("t.jsonl", notes)
+    check("t.jsonl", tmp_path / "none_yet")
+    (tmp_path / "model").mkdir()  # as an export that was interrupted leaves
+    check("t.jsonl", tmp_path)
 
 
 def test_the_export_answers_in_mlflow(job: Job) -> None:

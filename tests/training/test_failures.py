@@ -30,7 +30,7 @@ def disk_errors() -> list[Exception]:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
         MemoryError(),
-        jinja2.exceptions.TemplateError("System role not supported"),
+        jinja2.exceptions.TemplateError("Not this: my PIN is 1234"),
     ]
 
 
@@ -41,7 +41,7 @@ def test_every_librarys_full_disk_and_memory_becomes_a_sentence() -> None:
         "the disk is full: /mnt/model/MLmodel could not be written",
         "the GPU's memory is too small",
         *(2 * ["the machine's memory is too small"]),
-        "the base model's chat template does not accept these conversations: System role not supported",
+        "the base model's chat template does not accept these conversations, or the recipe's questions",
     ]
     assert sentence(ValueError("something else")) is None
     assert sentence(PermissionError(errno.EACCES, "Permission denied")) is None
