@@ -275,7 +275,7 @@ def _divided(choices: Choices, per_device_batch: int, accumulation: int, checkpo
 def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examples: int) -> "SFTConfig":
     per_step = choices.per_device_batch * choices.accumulation * distributed.world_size()
     steps = max(1, int(examples / per_step * arguments.epochs))
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(scratch),
         num_train_epochs=arguments.epochs,
         per_device_train_batch_size=choices.per_device_batch,
@@ -299,6 +299,11 @@ def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examp
         ddp_find_unused_parameters=False,
         ddp_timeout=int(distributed.PATIENCE.total_seconds()),
     )
+    if config.n_gpu > 1:
+        # One process that sees several GPUs: the Trainer would split each batch among them (DataParallel), which turns
+        # batch_size into another one and takes packed rows apart. Several GPUs are torchrun's.
+        config._n_gpu = 1
+    return config
 
 
 def _adapters(arguments: FineTuneArguments) -> LoraConfig:
