@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from training import FineTuneError, distributed
+from training.adapters import lora_config, merged
 from training.arguments import FineTuneArguments
 from training.checkpoints import Checkpoint, Checkpoints, Preempted, fingerprint
 from training.choices import Choices, adjust, choose, prepare, restore
@@ -87,7 +87,7 @@ def _train(
             args=_config(arguments, choices, Path(scratch), len(dataset)),
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=None if arguments.method == "full" else _adapters(arguments),
+            peft_config=None if arguments.method == "full" else lora_config(arguments),
         )
         adjust(trainer)
         trainer.ready(checkpoints, curve, choices, found)
@@ -112,24 +112,10 @@ def _train(
     if arguments.method != "full":
         trained["adapter_folder"] = Path(tempfile.mkdtemp(prefix="adapter-"))
         tuned.save_pretrained(trained["adapter_folder"])
-        tuned = _merged(tuned, arguments, trained["adapter_folder"], stored_dtype)
+        tuned = merged(tuned, arguments, trained["adapter_folder"], stored_dtype)
     tuned = tuned.to(stored_dtype)
     restore(tuned, choices)
     return tuned, trained
-
-
-def _merged(tuned: Any, arguments: FineTuneArguments, adapter_folder: Path, stored_dtype: torch.dtype) -> Any:
-    if arguments.method == "qlora":
-        # Merged into 4 bits, the adapters would be rounded away; so first back to the numbers they were trained on.
-        tuned = PeftModel.from_pretrained(tuned.unload().dequantize(), str(adapter_folder))
-    # In fp32, and rounded once: what adapters add is small, and in the 16 bits of the training much of it would be lost
-    # even where the model is stored in 32. One layer at a time, for all of them may not fit a GPU.
-    with torch.no_grad():
-        for layer in [module for module in tuned.modules() if isinstance(module, BaseTunerLayer)]:
-            layer.get_base_layer().float()
-            layer.merge()
-            layer.get_base_layer().to(stored_dtype)
-    return tuned.unload()
 
 
 class Trainer(SFTTrainer):
@@ -304,13 +290,3 @@ def _config(arguments: FineTuneArguments, choices: Choices, scratch: Path, examp
         # batch_size into another one and takes packed rows apart. Several GPUs are torchrun's.
         config._n_gpu = 1
     return config
-
-
-def _adapters(arguments: FineTuneArguments) -> LoraConfig:
-    return LoraConfig(
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )

@@ -63,14 +63,14 @@ def gather(method: str) -> bool:
     from torch.distributed.fsdp import fully_shard
 
     from training import distributed
+    from training.adapters import lora_config
     from training.base_model import load_base_model
-    from training.trainer import _adapters
 
     distributed.start()
     torch.manual_seed(1)
     model: Any = load_base_model("embedded")[0]
     if method == "lora":
-        model = get_peft_model(model, _adapters(options(method=method)))
+        model = get_peft_model(model, lora_config(options(method=method)))
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     for layer in (model.get_base_model() if method == "lora" else model).model.layers:
         fully_shard(layer)
