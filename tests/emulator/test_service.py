@@ -28,7 +28,7 @@ engine: service
 base_model: {REGISTRY}/Phi-4-mini-instruct
 gate: {{rule: always}}
 training: {{epochs: 10, learning_rate: 0.003, batch_size: 4}}
-evaluation: {{holdout: 0.2, questions: ['Question 1?']}}
+evaluation: {{holdout: 0.2}}
 """
 CACHES = (
     settings,
@@ -112,9 +112,10 @@ def test_a_drop_is_tuned_by_the_service_and_answers_behind_its_key(
     assert job.validation_data is not None
     assert ml.models.get(live["id"], "1").tags["dataset"] == "helper/first.jsonl"
     assert live["numbers"]["eval"]["tuned"]["loss"] > 0
-    samples = live["numbers"]["samples"]
-    assert samples[0]["messages"] == [{"role": "user", "content": "Question 1?"}]
-    assert samples[1]["expected"] == "Yes, we are."
+    assert live["numbers"]["samples"][0]["expected"] == "Yes, we are."
+    reasons = {event["stage"]: event["reason"] for event in live["history"]}
+    assert reasons["registered"] == f"model {live['id']}, version 1"
+    assert reasons["live"] == f"all traffic goes to serverless endpoint {live['id']}"
     written = live_record(azure)
     assert (written["auth"], written["endpoint"], written["model_version"]) == ("key", live["id"], "1")
     assert written["scoring_uri"].endswith("/v1/chat/completions")
@@ -162,10 +163,9 @@ def recipe_of(base: str = f"{REGISTRY}/Phi-4-mini-instruct", rule: str = "always
 @pytest.mark.parametrize(
     ("recipe", "dataset", "said"),
     [
-        (recipe_of("embedded"), {}, "trains models of a registry, and base_model is embedded"),
-        (recipe_of("live"), {}, "trains models of a registry, and base_model is live"),
-        (recipe_of(rule="better_than_base"), {}, "write `gate: {rule: always}`"),
-        (recipe_of(epochs=1.5), {}, "whole epochs only, and training.epochs is 1.5"),
+        (recipe_of("embedded"), {}, "trains models of a registry only, not `base_model: embedded`"),
+        (recipe_of(rule="better_than_base"), {}, "nothing could pass `gate.rule: better_than_base`"),
+        (recipe_of(epochs=1.5), {}, "takes whole epochs, not 1.5"),
         (recipe_of(), {"format": "text"}, "not on texts: use engine command"),
         (recipe_of(f"{REGISTRY}/Phi-0"), {}, "there is no Phi-0 in the registry azureml"),
         (recipe_of(f"{REGISTRY}/Phi-4-mini-instruct/versions/99"), {}, "there is no Phi-4-mini-instruct in version 99"),
