@@ -1,5 +1,6 @@
 """What cannot be together in a recipe whatever the data: told before anything is spent, from the recipe alone."""
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -20,6 +21,7 @@ PIPELINE = frozenset(
 SERVICE = frozenset(["epochs", "learning_rate", "batch_size"])
 KEYS = {"pipeline": PIPELINE, "service": SERVICE}
 REGISTRIES = "azureml://registries/"
+CLUSTER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,31}")
 
 
 def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
@@ -30,6 +32,7 @@ def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
     """
     found = [*_of_engine(recipe), *_of_training(recipe)]
     if recipe.engine != "service":
+        found += _of_cluster(recipe.compute.cluster)
         known = machine(instance_type)
         found += of_machine(recipe, known) if known else []
     return found
@@ -88,6 +91,14 @@ def _of_training(recipe: Recipe) -> Iterator[str]:
         yield (
             "`training.early_stopping` needs measurements, and with `training.eval_every: 0` there are none; set"
             " eval_every, for example to 0.5, or leave early_stopping out."
+        )
+
+
+def _of_cluster(name: str | None) -> Iterator[str]:
+    if name is not None and not CLUSTER_NAME.fullmatch(name):
+        yield (
+            f"`compute.cluster: {name}` is no name that Azure ML takes; it has 2 to 32 letters, digits and hyphens, a"
+            " letter first."
         )
 
 

@@ -238,6 +238,7 @@ REGISTRY = f"{UNJUDGED}base_model: azureml://registries/azureml/models/Phi-4-min
         (f"{PHI}training: {{precision: fp16}}", "Standard_E16s_v3", ["`training.precision: fp16` is for GPUs"]),
         ("training: {early_stopping: 2, eval_every: 0}", "", ["needs measurements"]),
         ("training: {early_stopping: 2}", "", []),
+        ("compute: {cluster: my cluster}", "", ["`compute.cluster: my cluster` is no name that Azure ML takes"]),
         (f"{UNJUDGED}engine: service\nbase_model: live", "", ["not `base_model: live`"]),
         (f"{UNJUDGED}engine: service\nbase_model: microsoft/Phi-4-mini-instruct", "", ["of a registry only"]),
         (f"{UNJUDGED}engine: pipeline", "", ["not `base_model: embedded`"]),
