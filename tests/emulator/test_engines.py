@@ -199,7 +199,8 @@ def test_a_preempted_job_finds_its_checkpoints(
 def test_a_job_on_many_gpus_has_a_process_for_each(
     azure: LocalAzure, ml: MLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = "echo $RANK/$WORLD_SIZE; [ $RANK = 3 ] || sleep 987; echo error: 3; exit 1"
+    other = "{ echo error: process 3 has failed, so process $RANK ends; sleep 987; }"  # training/distributed.py
+    line = f"echo $RANK/$WORLD_SIZE; [ $RANK = 3 ] || {other}; sleep 1; echo error: 3; exit 1"
     monkeypatch.setattr(command, "COMMAND", line)
     recipe = read_recipe("compute: {instance_type: Standard_NC48ads_A100_v4, instance_count: 2}")
     run = received(azure, recipe, "gpus")
