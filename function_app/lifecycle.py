@@ -203,7 +203,7 @@ def _training(seen: Observation) -> Step:
 def judge(rule: str, numbers: dict[str, Any]) -> Step:
     """The gate: may the challenger serve? Compares mean held-out losses (nats per token)."""
     held_out = numbers.get("eval") or {}
-    base, tuned = (held_out.get(which, {}).get("loss") for which in ("base", "tuned"))
+    base, tuned = ((held_out.get(which) or {}).get("loss") for which in ("base", "tuned"))
     if rule == "always":
         return Move(Stage.APPROVED, "the recipe's gate lets every model pass")
     if base is None or tuned is None:

@@ -28,7 +28,7 @@ class Base(msgspec.Struct, frozen=True):
 
 class Machine(msgspec.Struct, frozen=True):
     """An Azure machine: its GPUs (0: it computes with its cores), and of one device the memory in bytes and the peak
-    FLOP/s by number format (0: not natively)."""
+    FLOP/s by number format (0: not natively). ``volta``: its GPUs are V100s."""
 
     name: str
     gpus: int
@@ -36,6 +36,12 @@ class Machine(msgspec.Struct, frozen=True):
     fp32: float
     fp16: float = 0.0
     bf16: float = 0.0
+    volta: bool = False
+
+    @property
+    def emulates_bf16(self) -> bool:
+        """Whether its GPUs have no units for bf16."""
+        return bool(self.gpus and not self.bf16)
 
     @property
     def devices(self) -> int:
@@ -89,4 +95,4 @@ def _machine(name: str, given: dict[str, Any]) -> Machine:
         return Machine(name, 0, float(given["memory"]) * 1e9, given["cores"] * CORE_FLOPS)
     gpu = _table()["gpus"][given["gpu"]]
     peaks = {precision: float(gpu.get(precision, 0)) * 1e12 for precision in ("fp32", "fp16", "bf16")}
-    return Machine(name, given["gpus"], float(gpu["memory"]) * 1e9, **peaks)
+    return Machine(name, given["gpus"], float(gpu["memory"]) * 1e9, **peaks, volta=bool(gpu.get("volta")))

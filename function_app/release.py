@@ -27,14 +27,20 @@ class Place:
     name: str
 
 
-def register(run: Run) -> None:
-    """Have the trained model registered, with where it came from."""
-    _by_engine(run).register(run)
+def register(run: Run) -> tuple[str, str]:
+    """Have the trained model registered, with where it came from; return its name and version."""
+    registered: tuple[str, str] = _by_engine(run).register(run)
+    return registered
 
 
 def endpoint_name(run: Run) -> str:
     """The endpoint that the run's model serves on."""
     return str(_by_engine(run).endpoint_name(run))
+
+
+def place_in_words(run: Run) -> str:
+    """Where the run's model serves, or will, for the history."""
+    return str(_by_engine(run).place_in_words(run))
 
 
 def observe_endpoint(run: Run) -> tuple[str, dict[str, int]]:

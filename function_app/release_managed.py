@@ -39,14 +39,19 @@ def _endpoint(model: str) -> str:
     return f"{model}-{sha256(scope.encode()).hexdigest()[:6]}"
 
 
-def register(run: Run) -> None:
-    """Register the job's model output under the run's version, with where it came from."""
+def place_in_words(run: Run) -> str:
+    """Where the run's model serves, or will, for the history."""
+    return f"deployment {run.deployment} on endpoint {endpoint_name(run)}"
+
+
+def register(run: Run) -> tuple[str, str]:
+    """Register the job's model output under the run's version, with where it came from; return name and version."""
     from azure.ai.ml.entities import Model
 
     models = azure_clients.ml_client().models
     try:
         models.get(run.model, run.model_version)
-        return
+        return run.model, run.model_version
     except ResourceNotFoundError:
         pass
     models.create_or_update(
@@ -59,6 +64,7 @@ def register(run: Run) -> None:
             tags={"run_id": run.id, "dataset": run.dataset.blob, "dataset_etag": run.dataset.etag},
         )
     )
+    return run.model, run.model_version
 
 
 def observe_endpoint(run: Run) -> tuple[str, dict[str, int]]:

@@ -13,7 +13,7 @@ from . import azure_clients, verification
 from .errors import StepError
 from .lifecycle import DeploymentSeen
 from .recipe import Recipe
-from .runs import Run
+from .runs import Run, Stage
 from .settings import settings
 
 log = logging.getLogger("function_app.release_serverless")
@@ -26,8 +26,13 @@ def endpoint_name(run: Run) -> str:
     return run.id
 
 
-def register(run: Run) -> None:
-    """The service has registered the model; add where it came from."""
+def place_in_words(run: Run) -> str:
+    """Where the run's model serves, or will, for the history."""
+    return f"serverless endpoint {endpoint_name(run)}"
+
+
+def register(run: Run) -> tuple[str, str]:
+    """The service has registered the model; add where it came from, and return its name and version."""
     models = azure_clients.ml_client().models
     name, version = _model(run)
     try:
@@ -48,12 +53,16 @@ def register(run: Run) -> None:
             raise
         # The model is the service's own. Its job has the same tags, so a refusal is not worth a trained model.
         log.warning("register run_id=%s tags=refused", run.id)
+    return name, version
 
 
 def observe_endpoint(run: Run) -> tuple[str, dict[str, int]]:
-    """The endpoint's provisioning state ("" when there is none), and all its requests as the run's traffic."""
+    """The endpoint's provisioning state ("" when there is none), and all its requests as the run's traffic.
+
+    Before the run's turn to take over it has none: a newer run may overtake it.
+    """
     state = _state(run)
-    return state, {run.deployment: 100} if state else {}
+    return state, {run.deployment: 100} if state and run.stage == Stage.SHIFTING else {}
 
 
 def observe_deployment(run: Run) -> DeploymentSeen | None:

@@ -130,15 +130,14 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             run.numbers.update(_engine(run).results(run))
             run.move(Stage.TRAINED, "the training job completed", utc_now())
         case Register():
-            release.register(run)
-            run.move(Stage.REGISTERED, f"model {run.model}, version {run.model_version}", utc_now())
+            name, version = release.register(run)
+            run.move(Stage.REGISTERED, f"model {name}, version {version}", utc_now())
         case CreateEndpoint():
             run.attempts += 1
             release.create_endpoint(run)
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
-            where = f"deployment {run.deployment} on endpoint {release.endpoint_name(run)}"
-            run.move(Stage.DEPLOYING, where, utc_now())
+            run.move(Stage.DEPLOYING, release.place_in_words(run), utc_now())
         case Verify():
             run.move(Stage.SHIFTING, release.verify(run), utc_now())
         case ShiftTraffic():
@@ -148,7 +147,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             release.write_live_record(run)
             _replace_others(runs, run)
             run.links["chat"] = "/api/v1/chat/completions"
-            run.move(Stage.LIVE, f"all traffic goes to {run.deployment}", utc_now())
+            run.move(Stage.LIVE, f"all traffic goes to {release.place_in_words(run)}", utc_now())
         case Move(stage, reason):
             run.move(stage, reason, utc_now())
         case Finish():
@@ -176,7 +175,7 @@ def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
             continue
         earlier, numbers = _recipe(found[0]), found[0].numbers
         if _speed_of(earlier) == _speed_of(recipe):
-            speed = numbers.get("train", {}).get("tokens_per_second")
+            speed = (numbers.get("train") or {}).get("tokens_per_second")
             return float(speed) if isinstance(speed, int | float) else None
     return None
 

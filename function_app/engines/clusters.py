@@ -104,7 +104,9 @@ def ensure_cluster(recipe: Recipe) -> Cluster:
                 identity=azure_clients.user_assigned(settings().training_identity_id),
             )
         )
-        found = azure_clients.ml_client().compute.get(name)
+        found = _find(name)
+        if found is None:  # Azure does not show it everywhere at once
+            raise TransientError(f"the cluster {name} is being made")
     state = azure_clients.plain(found.provisioning_state)
     if state in BROKEN:
         raise StepError(_broken(name, state, found))

@@ -1,6 +1,7 @@
 """What a job of this project's training has measured and written: metrics.json, and the evaluation for people."""
 
 import logging
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -15,21 +16,46 @@ from ..settings import settings
 log = logging.getLogger("function_app.engines")
 
 EVALUATION = "evaluation.md"
+SAMPLES_BYTES = 1 << 18  # of the samples in a run's record, which is read at every step; the report has them all
 SHOWN = {".md": "text/markdown; charset=utf-8", ".png": "image/png"}
 MAX_SHOWN = 16 << 20  # bytes of one file; plots have a hundredth of it
 
 
+class _Scores(msgspec.Struct):
+    loss: float | None = None
+
+
+class _Sample(msgspec.Struct):
+    messages: list[dict[str, Any]]
+
+
+class _Metrics(msgspec.Struct):
+    """What the app itself reads of metrics.json, by its types; the rest is for people."""
+
+    base_model: str | None = None
+    context_length: int | None = None
+    train: dict[str, Any] | None = None
+    eval: dict[str, _Scores | None] | None = None
+    samples: list[_Sample] | None = None
+
+
 def metrics(run: Run) -> dict[str, Any]:
-    """The job's metrics.json (docs/interfaces.md). Raises StepError when there is none, or none that can be read."""
+    """The job's metrics.json (docs/interfaces.md), with as many of its samples as a run's record can hold.
+
+    Raises StepError when there is none, or none that can be read.
+    """
     outputs = azure_clients.datastore_container("workspaceblobstore")
     try:
         content = outputs.download_blob(f"{_report(run)}metrics.json").readall()
         found = msgspec.json.decode(content, type=dict[str, Any])
+        msgspec.convert(found, _Metrics)
     except ResourceNotFoundError:
         raise StepError("the training job completed but wrote no metrics.json") from None
     except msgspec.MsgspecError as error:
         raise StepError(f"the training job's metrics.json cannot be read: {error}") from None
-    return found
+    sizes = accumulate(len(msgspec.json.encode(sample)) for sample in found.get("samples") or [])
+    kept = sum(size <= SAMPLES_BYTES for size in sizes)
+    return {**found, "samples": (found.get("samples") or [])[:kept]}
 
 
 def publish_evaluation(run: Run) -> None:

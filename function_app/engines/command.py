@@ -16,6 +16,7 @@ from ..data_assets import register_splits
 from ..errors import UserError
 from ..intake import input_url
 from ..recipe import Recipe
+from ..recipe.conflicts import of_machine
 from ..runs import Run
 from ..settings import settings
 from . import clusters, collected, jobs
@@ -40,8 +41,8 @@ stopped = jobs.stopped
 
 def check(run: Run, recipe: Recipe) -> None:
     """Raises UserError when the machines or the base model cannot be had, or cannot do what the recipe asks for."""
-    machine = check_cluster(recipe)
-    if problem := _beyond(machine, recipe):
+    machine = check_cluster(recipe)  # of a cluster that is there, the intake did not know it
+    if problem := " ".join(of_machine(recipe, machine.known)) or _without_index(machine, recipe):
         raise UserError(problem)
     resolve(run, recipe)
 
@@ -73,36 +74,20 @@ def results(run: Run) -> dict[str, Any]:
     return {**measured, "engine": "command", "model_uri": f"azureml://jobs/{run.id}/outputs/model"}
 
 
-def _beyond(machine: Machine, recipe: Recipe) -> str:
-    """What the recipe asks for and the machine cannot do; "" when there is nothing."""
-    training = recipe.training
-    gpus = machine.gpus * recipe.compute.instance_count
-    other = "choose another machine in compute.instance_type, such as Standard_NC24ads_A100_v4"
-    if recipe.method == "qlora" and not gpus:
-        return f"method qlora needs an NVIDIA GPU, and {machine.name} has none: {other}, or method lora."
-    if training.precision == "fp16" and not gpus:
-        return f"training.precision fp16 is for GPUs, and {machine.name} has none: {other}, or leave precision out."
-    if training.precision == "bf16" and gpus and not machine.bf16:
-        return (
-            f"training.precision is bf16, which the GPUs of {machine.name} only emulate: write fp16 or leave it out,"
-            " which means fp16 there."
-        )
-    own_image = settings().training_gpu_image.startswith("azureml:")
-    if gpus and not settings().training_gpu_index and not own_image:
-        why = "a V100" if machine.volta else ""
-        why = why or (f"training.sharding {training.sharding}" if training.sharding in ("zero2", "zero3") else "")
-        if why:
-            return (
-                f"{why} needs torch built for CUDA 12.6, which the default package index does not have: set the app"
-                " setting TRAINING_GPU_INDEX to PyTorch's index of that build."
-            )
-    if training.sharding not in (None, "none") and gpus < 2:
-        has = f"{machine.name} has one" if gpus else f"{machine.name} has none"
-        return (
-            f"training.sharding {training.sharding} shares the model out among several GPUs, and {has}: leave it out,"
-            " or raise compute.instance_count, or choose a machine with more GPUs."
-        )
-    return ""
+def _without_index(machine: Machine, recipe: Recipe) -> str:
+    """What needs another torch than the default index has, when the app knows no other index; else ""."""
+    known = settings()
+    if not machine.gpus or known.training_gpu_index or known.training_gpu_image.startswith("azureml:"):
+        return ""
+    sharding = recipe.training.sharding
+    why = f"training.sharding {sharding}" if sharding in ("zero2", "zero3") else ""
+    why = f"{machine.name}, with its V100," if machine.known.volta else why
+    if not why:
+        return ""
+    return (
+        f"{why} needs torch built for CUDA 12.6, which the default package index does not have: set the app setting"
+        " TRAINING_GPU_INDEX to PyTorch's index of that build."
+    )
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What is the same for the job of every engine: submitted once, observed, stopped, and the end of its log."""
 
+import re
 from typing import Any
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
@@ -12,8 +13,10 @@ from ..runs import Run
 ENDED = ("Completed", "Failed", "Canceled")
 LOG_TAIL_BYTES = 8192
 LOG_TAIL_LINES = 12
-LOGS_READ = 4  # of a job with many processes
+LOGS_READ = 64  # of a job with many processes
 ERROR = "error: "  # before the sentence with which the training ends (docs/interfaces.md)
+# What a process says that ended only because another one had failed (training/distributed.py).
+OF_ANOTHER = re.compile(rf"{ERROR}.* has failed, so process \d+ ends")
 MAX_SENTENCE = 500  # characters
 
 
@@ -79,16 +82,16 @@ def failed_children(name: str) -> list[str]:
 
 def _log_tail(job: str) -> list[str]:
     """The last lines of the job's log, read from where Azure ML keeps it. A job of several processes has several:
-    the one that tells an error counts, because the others only tell that they were stopped."""
+    the one that tells an error of its own counts, because the others only tell that it has failed."""
     artifacts = azure_clients.datastore_container("workspaceartifactstore")
     names = sorted(blob.name for blob in artifacts.list_blobs(name_starts_with=f"ExperimentRun/dcid.{job}/user_logs/"))
-    first: list[str] = []
+    others: list[str] = []
     for name in [each for each in names if each.endswith(".txt")][:LOGS_READ]:
         lines = _last_lines(artifacts, name)
-        if any(line.startswith(ERROR) for line in lines):
+        if any(line.startswith(ERROR) and not OF_ANOTHER.match(line) for line in lines):
             return lines
-        first = first or lines
-    return first
+        others = others or lines
+    return others
 
 
 def _last_lines(container: ContainerClient, name: str) -> list[str]:

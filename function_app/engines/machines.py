@@ -1,31 +1,29 @@
 """Azure's machines in the workspace's region: their GPUs and what these can do, and the quota there is for them."""
 
 import difflib
+import logging
 import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import azure_clients
+from azure.core.exceptions import HttpResponseError
+
+from .. import azure_clients, machines
 from ..errors import UserError
+
+log = logging.getLogger("function_app.engines")
 
 SIZES_SECONDS = 3600.0  # for which the region's list of sizes is not asked for again
 USAGE_SECONDS = 60.0  # and the quota
-# Sizes with GPUs older than Ampere, which only emulate bf16: K80, M60, P40, P100, V100 and T4.
-# https://learn.microsoft.com/azure/virtual-machines/sizes/overview#gpu-accelerated
-WITHOUT_BF16 = re.compile(
-    r"standard_(nc\d+r?(_promo)?|nc\d+r?s_v[23]|nd\d+r?s|nd40rs_v2|nc\d+as_t4_v3|nv\d+|nv\d+a?s_v[234])", re.IGNORECASE
-)
-
-
-# Volta, which CUDA 13 has dropped: V100.
-VOLTA = re.compile(r"standard_(nc\d+r?s_v3|nd40rs_v2)", re.IGNORECASE)
+# Both lists are of the subscription, which an identity that has its role on the workspace alone may not read.
+UNTOLD = (403, 404)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One size: its GPUs, vCPUs, and memory in GB; ``low_priority``: whether Azure rents it out at that price."""
+    """One size: its GPUs, vCPUs (0: not known), and memory in GB; ``low_priority``: whether Azure rents it out so."""
 
     name: str
     gpus: int
@@ -35,14 +33,9 @@ class Machine:
     low_priority: bool
 
     @property
-    def bf16(self) -> bool:
-        """Whether its GPUs compute in bf16; of a machine without GPUs the job itself finds out."""
-        return not WITHOUT_BF16.fullmatch(self.name)
-
-    @property
-    def volta(self) -> bool:
-        """Whether its GPUs are V100s."""
-        return bool(VOLTA.fullmatch(self.name))
+    def known(self) -> machines.Machine:
+        """What its GPUs can do, by machines.yaml; of one that is not there everything: the job itself finds out."""
+        return machines.machine(self.name) or machines.Machine(self.name, self.gpus, 0.0, 1.0, 1.0, 1.0)
 
 
 @dataclass
@@ -65,9 +58,17 @@ def forget() -> None:
 def find_machine(name: str, key: str) -> Machine:
     """The machine of that name. ``key``: of the recipe, or the setting, that names it.
 
-    Raises UserError when the region has none.
+    Raises UserError when the region has none. Where Azure does not let the app read the region's list, machines.yaml
+    has to do; for a machine that is not in it Azure's refusal is raised.
     """
-    sizes = _sizes()
+    try:
+        sizes = _sizes()
+    except HttpResponseError as error:
+        known = machines.machine(name)
+        if error.status_code not in UNTOLD or known is None:
+            raise
+        log.warning("sizes status=%d: machines.yaml is used", error.status_code)
+        return Machine(known.name, known.gpus, 0, known.memory / 1e9, "", True)
     if machine := sizes.get(name.lower()):
         return machine
     close = difflib.get_close_matches(name.lower(), sizes, n=1)
@@ -101,7 +102,13 @@ def check_quota(machine: Machine, nodes: int, low_priority: bool) -> None:
     What others use of it at the moment does not count: the job waits for that. No quota that is told: no objection.
     """
     if time.monotonic() > _remembered.usage_until:
-        _remembered.usage = [vars(row) for row in azure_clients.ml_client().compute.list_usage()]
+        try:
+            _remembered.usage = [vars(row) for row in azure_clients.ml_client().compute.list_usage()]
+        except HttpResponseError as error:
+            if error.status_code not in UNTOLD:
+                raise
+            log.warning("quota status=%d: not checked", error.status_code)
+            _remembered.usage = []
         _remembered.usage_until = time.monotonic() + USAGE_SECONDS
     if problem := shortage(_remembered.usage, machine, nodes, low_priority):
         raise UserError(problem)

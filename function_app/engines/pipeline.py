@@ -12,12 +12,13 @@ from ..data_assets import register_splits
 from ..errors import UserError
 from ..lifecycle import JobSeen
 from ..recipe import Recipe
+from ..recipe.conflicts import conflicts
 from ..runs import Run, utc_now
 from . import clusters, jobs, run_metrics
 from .bases import REGISTRY_MODEL, registry_model
 from .clusters import Cluster, check_cluster, ensure_cluster
 from .machines import Machine
-from .pipeline_inputs import display_name, finetune_parameters, literal, unsuitable, without_counterpart
+from .pipeline_inputs import display_name, finetune_parameters, literal, unsuitable
 from .tags import lineage
 
 log = logging.getLogger("function_app.engines")
@@ -31,15 +32,8 @@ stopped = jobs.stopped
 
 def check(run: Run, recipe: Recipe) -> None:
     """Raises UserError when the component cannot do what the recipe asks, or not on these machines or records."""
-    if recipe.gate.rule != "always":
-        raise UserError(
-            "The engine pipeline does not measure the base model, so nothing could show that the tuned one is better:"
-            " write `gate: {rule: always}` to let its models serve unjudged, or use engine command."
-        )
-    if foreign := without_counterpart(recipe):
-        raise UserError(
-            f"The engine pipeline has nothing for {', '.join(foreign)}: leave that out, or use engine command."
-        )
+    if problems := conflicts(recipe):
+        raise UserError(" ".join(problems))
     if (run.numbers.get("dataset") or {}).get("format") == "text":
         raise UserError('The engine pipeline trains on chats ({"messages": […]}), not on texts: use engine command.')
     model = foundation_model(recipe)

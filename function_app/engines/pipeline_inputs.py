@@ -1,4 +1,4 @@
-"""A recipe as inputs of the registry's chat_completion_pipeline: what its keys mean there, and which mean nothing."""
+"""A recipe as inputs of the registry's chat_completion_pipeline: what its keys mean there."""
 
 import ast
 import math
@@ -37,26 +37,9 @@ SHARDING: dict[str, dict[str, Any]] = {
     "zero3": {"apply_deepspeed": "true", "deepspeed_stage": 3},
 }
 PRECISION: dict[str, dict[str, Any]] = {"auto": {}, "fp32": {"precision": 32}, "fp16": {"precision": 16}}
-# Keys that it has nothing for, whatever their value.
-FOREIGN = ("packing", "loss_on", "copies_without_system", "activation_checkpointing", "checkpoint_minutes")
 # GPUs that are too small, for a model that does not say which suit it: K80 (tutorial 001).
 DENIED = ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r")
 MAX_LITERAL = 20_000  # characters of a tag that is parsed
-
-
-def without_counterpart(recipe: Recipe) -> list[str]:
-    """What the recipe asks for and the component has no input for, as ``training.packing`` or ``method qlora``."""
-    training = recipe.training
-    found = [f"training.{key}" for key in FOREIGN if getattr(training, key) is not None]
-    found += ["method qlora"] if recipe.method == "qlora" else []
-    found += ["training.precision bf16"] if training.precision == "bf16" else []
-    found += ["training.sharding fsdp"] if training.sharding == "fsdp" else []
-    if training.epochs is not None and not float(training.epochs).is_integer():
-        found.append(f"training.epochs {training.epochs:g} (it counts whole ones)")
-    if training.eval_every is not None and not 0 < training.eval_every <= 1:
-        found.append(f"training.eval_every {training.eval_every:g} (it measures once an epoch or more often)")
-    found += ["evaluation.questions"] if recipe.evaluation.questions else []
-    return found
 
 
 def finetune_parameters(
@@ -67,11 +50,20 @@ def finetune_parameters(
     The recipe's own keys win over the model's (``of_model``), and these over DEFAULTS. ``types``: the component's
     inputs with their types; ``records``, ``devices``: to train on, for the steps of the warm-up.
     """
-    notes = [f"{name} of the model's defaults is no input of the component" for name in of_model if name not in types]
-    given = {**DEFAULTS, **{name: value for name, value in of_model.items() if name in types}}
+    notes: list[str] = []
+    given = dict(DEFAULTS)
+    for name, value in of_model.items():
+        if name not in types:
+            notes.append(f"{name} of the model's defaults is no input of the component")
+            continue
+        try:
+            given[name] = as_type(value, types[name])
+        except (ValueError, OverflowError):
+            notes.append(f"{name} of the model's defaults is no {types[name]} and was ignored")
     given |= own_parameters(recipe)
     if recipe.training.warmup is not None:
-        batch = devices * int(given["per_device_train_batch_size"]) * int(given.get("gradient_accumulation_steps", 1))
+        counts = (given["per_device_train_batch_size"], given.get("gradient_accumulation_steps", 1))
+        batch = devices * math.prod(max(1, int(count)) for count in counts)
         steps = math.ceil(records / batch) * int(given["num_train_epochs"])
         given["warmup_steps"] = round(recipe.training.warmup * steps)
     notes += [f"the component has no input {name}" for name in given if name not in types]

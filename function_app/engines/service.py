@@ -6,15 +6,17 @@ from typing import Any, cast
 
 import msgspec
 import yaml
+from azure.core.exceptions import ResourceNotFoundError
 
 from .. import azure_clients
 from ..data_assets import register_splits
 from ..errors import StepError, TransientError, UserError
 from ..recipe import Recipe
+from ..recipe.conflicts import conflicts
 from ..runs import Run
 from ..settings import settings
 from . import jobs, run_metrics
-from .bases import REGISTRY_MODEL, registry_model
+from .bases import registry_model
 from .tags import lineage
 
 REGIONS = Path(__file__).with_name("service_regions.yaml")
@@ -38,7 +40,8 @@ def check(run: Run, recipe: Recipe) -> None:
 
     Quota is not checked: the service needs none of the subscription's.
     """
-    _check_recipe(recipe)
+    if problems := conflicts(recipe):
+        raise UserError(" ".join(problems))
     _check_data(run)
     model = registry_model(recipe.base_model)
     tasks = {**(model.properties or {}), **(model.tags or {})}.get("finetuning-tasks", "")
@@ -70,9 +73,10 @@ def results(run: Run) -> dict[str, Any]:
     job = jobs.existing(run.id)
     if job is None:
         raise StepError("the fine-tuning job has disappeared from Azure ML")
-    name = _model_name(job.outputs[OUTPUT]) or run.id
+    output = (job.outputs or {}).get(OUTPUT)
+    name = (_model_name(output) if output else "") or run.id
     # The name is this run's own: the first version is the service's, and a later one somebody else's.
-    versions = [str(model.version) for model in azure_clients.ml_client().models.list(name=name)]
+    versions = [version for version in _versions(name) if version.isdigit()]
     if not versions:
         raise TransientError(f"the service has not registered the model {name} yet")
     counts = run.numbers.get("dataset") or {}
@@ -84,22 +88,6 @@ def results(run: Run) -> dict[str, Any]:
         "records": {split: counts.get(split) for split in ("train", "eval")},
         "samples": _samples(run),
     }
-
-
-def _check_recipe(recipe: Recipe) -> None:
-    if recipe.gate.rule != "always":
-        raise UserError(
-            "The engine service does not measure the base model, so nothing could show that the tuned one is better:"
-            " write `gate: {rule: always}` to let its models serve unjudged, or use engine command."
-        )
-    if not REGISTRY_MODEL.fullmatch(recipe.base_model):
-        raise UserError(
-            f"The engine service trains models of a registry, and base_model is {recipe.base_model}: give one such as"
-            " azureml://registries/azureml/models/Phi-4-mini-instruct, or use engine command."
-        )
-    epochs = recipe.training.epochs
-    if epochs is not None and not float(epochs).is_integer():
-        raise UserError(f"The engine service trains whole epochs only, and training.epochs is {epochs:g}.")
 
 
 def _check_data(run: Run) -> None:
@@ -161,7 +149,7 @@ def _job(run: Run, recipe: Recipe) -> Any:
         # The service registers the model itself and counts its versions from 1. Under the model's own name it would
         # count on from another run's version; the run's id is no other model's name.
         outputs={OUTPUT: Output(type="mlflow_model", name=run.id)},
-        tags=lineage(run, recipe, str(model.id)),
+        tags=lineage(run, recipe, str(model.id), method=""),  # the service has one of its own, whatever the recipe says
     )
 
 
@@ -175,19 +163,23 @@ def _hyperparameters(recipe: Recipe) -> dict[str, str]:
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
+def _versions(name: str) -> list[str]:
+    try:
+        return [str(model.version) for model in azure_clients.ml_client().models.list(name=name)]
+    except ResourceNotFoundError:
+        return []
+
+
 def _model_name(output: Any) -> str:
     """An output's name; the SDK gives it as an entity or as a dictionary."""
     return str((output.get("name") if isinstance(output, dict) else output.name) or "")
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    """Prompts for the new model: the recipe's questions, then some that were held out, with what is expected."""
-    questions = (run.recipe.get("evaluation") or {}).get("questions") or []
-    samples: list[dict[str, Any]] = [
-        {"messages": [{"role": "user", "content": question}], "expected": None} for question in questions
-    ]
+    """Prompts to ask the new model: some that were held out, with what is expected."""
+    samples: list[dict[str, Any]] = []
     if not (run.numbers.get("dataset") or {}).get("eval"):
-        return samples[:SAMPLES]
+        return samples
     split = azure_clients.container(settings().runs_container).get_blob_client(f"{run.id}/eval.jsonl")
     lines = split.download_blob(offset=0, length=SAMPLE_BYTES).readall().splitlines(keepends=True)
     for line in lines[:SAMPLES]:
@@ -197,4 +189,4 @@ def _samples(run: Run) -> list[dict[str, Any]]:
         if prompt and answer["role"] == "assistant":
             messages = [{key: message[key] for key in ("role", "content")} for message in prompt]
             samples.append({"messages": messages, "expected": answer["content"]})
-    return samples[:SAMPLES]
+    return samples

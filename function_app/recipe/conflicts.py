@@ -1,5 +1,6 @@
 """What cannot be together in a recipe whatever the data: told before anything is spent, from the recipe alone."""
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -20,6 +21,7 @@ PIPELINE = frozenset(
 SERVICE = frozenset(["epochs", "learning_rate", "batch_size"])
 KEYS = {"pipeline": PIPELINE, "service": SERVICE}
 REGISTRIES = "azureml://registries/"
+CLUSTER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,31}")
 
 
 def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
@@ -30,8 +32,9 @@ def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
     """
     found = [*_of_engine(recipe), *_of_training(recipe)]
     if recipe.engine != "service":
+        found += _of_cluster(recipe.compute.cluster)
         known = machine(instance_type)
-        found += _of_machine(recipe, known) if known else []
+        found += of_machine(recipe, known) if known else []
     return found
 
 
@@ -51,10 +54,12 @@ def _of_engine(recipe: Recipe) -> Iterator[str]:
         )
     given = {name: value for name, value in msgspec.structs.asdict(recipe.training).items() if value is not None}
     unknown = [f"`training.{name}`" for name in given if name not in KEYS[engine]]
+    unknown += ["`method: qlora`"] if recipe.method == "qlora" else []
     if engine == "pipeline":
-        unknown += ["`method: qlora`"] if recipe.method == "qlora" else []
         unknown += ["`training.precision: bf16`"] if given.get("precision") == "bf16" else []
         unknown += ["`training.sharding: fsdp`"] if given.get("sharding") == "fsdp" else []
+        # It measures once an epoch or more often.
+        unknown += ["`training.eval_every` outside of 0 to 1"] if not 0 < given.get("eval_every", 1) <= 1 else []
     else:
         unknown += _machines_of_its_own(recipe)
     unknown += ["`evaluation.questions`"] if recipe.evaluation.questions else []
@@ -89,8 +94,17 @@ def _of_training(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _of_machine(recipe: Recipe, known: Machine) -> Iterator[str]:
-    precision = recipe.training.precision
+def _of_cluster(name: str | None) -> Iterator[str]:
+    if name is not None and not CLUSTER_NAME.fullmatch(name):
+        yield (
+            f"`compute.cluster: {name}` is no name that Azure ML takes; it has 2 to 32 letters, digits and hyphens, a"
+            " letter first."
+        )
+
+
+def of_machine(recipe: Recipe, known: Machine) -> Iterator[str]:
+    """What the recipe asks for and the machine cannot do, a text each."""
+    precision, sharding = recipe.training.precision, recipe.training.sharding
     if recipe.method == "qlora" and not known.gpus:
         yield (
             f"`method: qlora` needs an NVIDIA GPU, and {known.name} has none; take method: lora, or a"
@@ -101,8 +115,14 @@ def _of_machine(recipe: Recipe, known: Machine) -> Iterator[str]:
             f"`training.precision: fp16` is for GPUs, and {known.name} has none; leave training.precision out, or set"
             " fp32."
         )
-    if precision == "bf16" and known.gpus and not known.bf16:
+    if precision == "bf16" and known.emulates_bf16:
         yield (
             f"`training.precision: bf16`: the GPUs of {known.name} only emulate it, at a fraction of their speed; leave"
             " training.precision out, or set fp16."
+        )
+    if recipe.engine == "command" and sharding not in (None, "none") and known.gpus * recipe.compute.instance_count < 2:
+        yield (
+            f"`training.sharding: {sharding}` shares the model out among several GPUs, and {known.name} has"
+            f" {'one' if known.gpus else 'none'}; leave it out, raise compute.instance_count, or take a machine with"
+            " more GPUs."
         )

@@ -199,7 +199,8 @@ def test_a_preempted_job_finds_its_checkpoints(
 def test_a_job_on_many_gpus_has_a_process_for_each(
     azure: LocalAzure, ml: MLClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = "echo $RANK/$WORLD_SIZE; [ $RANK = 3 ] || sleep 987; echo error: 3; exit 1"
+    other = "{ echo error: process 3 has failed, so process $RANK ends; sleep 987; }"  # training/distributed.py
+    line = f"echo $RANK/$WORLD_SIZE; [ $RANK = 3 ] || {other}; sleep 1; echo error: 3; exit 1"
     monkeypatch.setattr(command, "COMMAND", line)
     recipe = read_recipe("compute: {instance_type: Standard_NC48ads_A100_v4, instance_count: 2}")
     run = received(azure, recipe, "gpus")
@@ -255,9 +256,9 @@ def test_a_registry_s_model_is_checked_first_and_its_weights_are_not_here(azure:
     ("text", "sentence"),
     [
         ("compute: {instance_type: Standard_NC24ads_A100}", "did you mean `Standard_NC24ads_A100_v4`?"),
-        ("method: qlora", "method qlora needs an NVIDIA GPU, and Standard_E16s_v3 has none"),
-        ("training: {precision: fp16}", "fp16 is for GPUs"),
-        ("training: {precision: bf16}\ncompute: {instance_type: Standard_NC6s_v3}", "only emulate: write fp16"),
+        ("method: qlora", "`method: qlora` needs an NVIDIA GPU, and Standard_E16s_v3 has none"),
+        ("training: {precision: fp16}", "fp16` is for GPUs"),
+        ("training: {precision: bf16}\ncompute: {instance_type: Standard_NC6s_v3}", "only emulate it"),
         ("training: {sharding: zero2}\ncompute: {instance_type: Standard_NC6s_v3}", "NC6s_v3 has one"),
         (
             "compute: {cluster: busy, instance_type: Standard_NC6s_v3}",
@@ -271,9 +272,9 @@ def test_a_registry_s_model_is_checked_first_and_its_weights_are_not_here(azure:
         ("base_model: 'azureml:phi:3'", "no id of a registry's model"),
         (f"{PIPELINE}compute: {{instance_type: Standard_NC6s_v3}}", "not among the machines that the model can be"),
         (PIPELINE, "needs GPUs, and Standard_E16s_v3 has none"),
-        (f"engine: pipeline\nbase_model: {PHI}", "write `gate: {rule: always}`"),
-        (f"{PIPELINE}training: {{packing: true, epochs: 1.5}}", "nothing for training.packing, training.epochs 1.5"),
-        (PIPELINE.replace(PHI, "embedded"), "trains models of a registry, and base_model is embedded"),
+        (f"engine: pipeline\nbase_model: {PHI}", "nothing could pass `gate.rule: better_than_base`"),
+        (f"{PIPELINE}training: {{packing: true, epochs: 1.5}}", "answers to `training.packing`; leave that out"),
+        (PIPELINE.replace(PHI, "embedded"), "trains models of a registry only, not `base_model: embedded`"),
         (PIPELINE.replace(PHI, "microsoft/Phi-0"), "microsoft/Phi-0 is not in the registry"),
     ],
 )

@@ -28,7 +28,7 @@ engine: service
 base_model: {REGISTRY}/Phi-4-mini-instruct
 gate: {{rule: always}}
 training: {{epochs: 10, learning_rate: 0.003, batch_size: 4}}
-evaluation: {{holdout: 0.2, questions: ['Question 1?']}}
+evaluation: {{holdout: 0.2}}
 """
 CACHES = (
     settings,
@@ -112,9 +112,10 @@ def test_a_drop_is_tuned_by_the_service_and_answers_behind_its_key(
     assert job.validation_data is not None
     assert ml.models.get(live["id"], "1").tags["dataset"] == "helper/first.jsonl"
     assert live["numbers"]["eval"]["tuned"]["loss"] > 0
-    samples = live["numbers"]["samples"]
-    assert samples[0]["messages"] == [{"role": "user", "content": "Question 1?"}]
-    assert samples[1]["expected"] == "Yes, we are."
+    assert live["numbers"]["samples"][0]["expected"] == "Yes, we are."
+    reasons = {event["stage"]: event["reason"] for event in live["history"]}
+    assert reasons["registered"] == f"model {live['id']}, version 1"
+    assert reasons["live"] == f"all traffic goes to serverless endpoint {live['id']}"
     written = live_record(azure)
     assert (written["auth"], written["endpoint"], written["model_version"]) == ("key", live["id"], "1")
     assert written["scoring_uri"].endswith("/v1/chat/completions")
@@ -135,13 +136,27 @@ def test_a_key_that_is_replaced_is_asked_for_again(azure: LocalAzure, ml: MLClie
     chat(azure)
 
 
-def test_the_next_drop_replaces_the_endpoint(azure: LocalAzure, ml: MLClient, live: dict[str, Any]) -> None:
+def test_the_next_drop_replaces_the_endpoint_and_what_will_not_serve_is_discarded(
+    azure: LocalAzure, ml: MLClient, live: dict[str, Any]
+) -> None:
     chat(azure)  # so that the app remembers the first endpoint
-    record = azure.wait_for_end("helper", azure.drop("helper/second.jsonl", records("No, not today.")))
+    second = azure.drop("helper/second.jsonl", records("No, not today."))
+    unwanted = run_of("unwanted")
+    unwanted.numbers["model_uri"] = f"azureml:{live['id']}:1"
+    release.create_endpoint(unwanted)
+    assert release.observe_endpoint(unwanted)[0] == "Creating"
+    assert not release.discarded(unwanted)  # 409 until it has been created
+    record = azure.wait_for_end("helper", second)
     assert record["stage"] == "live", record["history"][-1]["reason"]
     assert live_record(azure)["endpoint"] == record["id"]
     chat(azure)
     assert next(r for r in azure.records("helper") if r["id"] == live["id"])["stage"] == "retired"
+    wait_until(lambda: release.discarded(unwanted))
+    assert release.observe_endpoint(unwanted) == ("", {})
+    assert release.observe_deployment(unwanted) is None
+    champion = run_of("helper")
+    champion.id = record["id"]
+    assert release.discarded(champion), "it serves, so there is nothing left to discard"
     wait_until(lambda: [endpoint.name for endpoint in ml.serverless_endpoints.list()] == [record["id"]])
     chat(azure)
 
@@ -162,10 +177,9 @@ def recipe_of(base: str = f"{REGISTRY}/Phi-4-mini-instruct", rule: str = "always
 @pytest.mark.parametrize(
     ("recipe", "dataset", "said"),
     [
-        (recipe_of("embedded"), {}, "trains models of a registry, and base_model is embedded"),
-        (recipe_of("live"), {}, "trains models of a registry, and base_model is live"),
-        (recipe_of(rule="better_than_base"), {}, "write `gate: {rule: always}`"),
-        (recipe_of(epochs=1.5), {}, "whole epochs only, and training.epochs is 1.5"),
+        (recipe_of("embedded"), {}, "trains models of a registry only, not `base_model: embedded`"),
+        (recipe_of(rule="better_than_base"), {}, "nothing could pass `gate.rule: better_than_base`"),
+        (recipe_of(epochs=1.5), {}, "takes whole epochs, not 1.5"),
         (recipe_of(), {"format": "text"}, "not on texts: use engine command"),
         (recipe_of(f"{REGISTRY}/Phi-0"), {}, "there is no Phi-0 in the registry azureml"),
         (recipe_of(f"{REGISTRY}/Phi-4-mini-instruct/versions/99"), {}, "there is no Phi-4-mini-instruct in version 99"),
@@ -210,22 +224,6 @@ def test_without_held_out_records_the_service_splits_by_itself(azure: LocalAzure
     assert job.tags["dataset"] == "splitless/data.jsonl"
     wait_until(lambda: service.stopped(run))
     assert service._samples(run) == []
-
-
-def test_a_challenger_that_will_not_serve_is_deleted_and_a_champion_is_not(
-    azure: LocalAzure, ml: MLClient, live: dict[str, Any]
-) -> None:
-    run = run_of("helper")
-    run.numbers["model_uri"] = f"azureml:{live['id']}:1"
-    release.create_endpoint(run)
-    assert release.observe_endpoint(run)[0] in ("Creating", "Succeeded")
-    wait_until(lambda: release.discarded(run))  # 409 until it has been created
-    assert release.observe_endpoint(run) == ("", {})
-    assert release.observe_deployment(run) is None
-    champion = live_record(azure)["run_id"]
-    run.id = champion
-    assert release.discarded(run)
-    assert ml.serverless_endpoints.get(champion)
 
 
 def test_a_managed_champion_is_taken_down_when_the_service_takes_over(azure: LocalAzure, ml: MLClient) -> None:

@@ -137,11 +137,12 @@ class World:
         return self.job is None or self.job.status != "Running"
 
     # What release.py does.
-    def endpoint_name(self, model: str) -> str:
-        return model
+    def place_in_words(self, run: Run) -> str:
+        return run.deployment
 
-    def register(self, run: Run) -> None:
+    def register(self, run: Run) -> tuple[str, str]:
         self._azure("register")
+        return run.model, run.model_version
 
     def observe_endpoint(self, run: Run) -> tuple[str, dict[str, int]]:
         return "Succeeded", self.traffic

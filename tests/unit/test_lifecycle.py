@@ -125,6 +125,7 @@ def losses(base: object, tuned: object) -> dict[str, object]:
         (losses(1.0, float("nan")), Stage.REJECTED),
         (losses(None, 1.0), Stage.REJECTED),
         ({}, Stage.REJECTED),
+        ({"eval": {"base": None, "tuned": {"loss": 1.0}}}, Stage.REJECTED),
     ],
 )
 def test_the_gate_lets_only_a_better_model_pass(numbers: dict[str, object], stage: Stage) -> None:

@@ -238,17 +238,23 @@ REGISTRY = f"{UNJUDGED}base_model: azureml://registries/azureml/models/Phi-4-min
         (f"{PHI}training: {{precision: fp16}}", "Standard_E16s_v3", ["`training.precision: fp16` is for GPUs"]),
         ("training: {early_stopping: 2, eval_every: 0}", "", ["needs measurements"]),
         ("training: {early_stopping: 2}", "", []),
+        ("compute: {cluster: my cluster}", "", ["`compute.cluster: my cluster` is no name that Azure ML takes"]),
         (f"{UNJUDGED}engine: service\nbase_model: live", "", ["not `base_model: live`"]),
         (f"{UNJUDGED}engine: service\nbase_model: microsoft/Phi-4-mini-instruct", "", ["of a registry only"]),
         (f"{UNJUDGED}engine: pipeline", "", ["not `base_model: embedded`"]),
         (f"{PHI}engine: pipeline", "", ["nothing could pass `gate.rule: better_than_base`"]),
-        (f"{REGISTRY}engine: service\nmethod: qlora", "Standard_E16s_v3", []),  # it has machines of its own
+        (f"{REGISTRY}engine: service", "Standard_E16s_v3", []),  # it has machines of its own
+        (f"{REGISTRY}engine: service\nmethod: qlora", "Standard_E16s_v3", ["answers to `method: qlora`"]),
         (f"{REGISTRY}engine: service\ntraining: {{epochs: 3, learning_rate: 1, batch_size: 4}}", "", []),
         (f"{REGISTRY}engine: service\ntraining: {{lora_r: 8, seed: 1}}", "", ["`training.lora_r`, `training.seed`;"]),
         (f"{REGISTRY}engine: pipeline\ntraining: {{seed: 1, packing: true}}", "", ["answers to `training.packing`;"]),
         (f"{REGISTRY}engine: pipeline\nmethod: qlora", "", ["answers to `method: qlora`"]),
         (f"{REGISTRY}engine: pipeline\ntraining: {{precision: bf16}}", "", ["`training.precision: bf16`"]),
         (f"{REGISTRY}engine: pipeline\ntraining: {{epochs: 1.5}}", "", ["takes whole epochs, not 1.5"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{eval_every: 2}}", "", ["`training.eval_every` outside of 0 to 1"]),
+        (f"{REGISTRY}engine: pipeline\ntraining: {{sharding: zero2}}", "Standard_NC6s_v3", []),
+        (f"{PHI}training: {{sharding: zero2}}", "Standard_NC6s_v3", ["Standard_NC6s_v3 has one"]),
+        (f"{PHI}training: {{sharding: fsdp}}", "Standard_NC12s_v3", []),
     ],
 )
 def test_what_cannot_be_together_is_told_from_the_recipe_alone(text: str, machine: str, said: list[str]) -> None:

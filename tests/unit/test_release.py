@@ -8,8 +8,9 @@ import pytest
 
 from function_app import release, release_managed, release_serverless
 from function_app.engines import service
+from function_app.lifecycle import DeploymentSeen, Finish, GoLive, Observation, next_step
 from function_app.live import LiveModel
-from function_app.runs import DatasetVersion, Run, new_run, utc_now
+from function_app.runs import DatasetVersion, Run, Stage, new_run, utc_now
 
 
 def run_by(engine: str, upload: str = "0x1") -> Run:
@@ -53,7 +54,7 @@ def test_the_engine_decides_where_a_model_is_released() -> None:
     for engine in ("command", "pipeline", ""):  # records of before engines could be chosen have none
         assert release._by_engine(run_by(engine)) is release_managed
     public = ("register", "endpoint_name", "observe_endpoint", "observe_deployment", "create_endpoint", "verify",
-              "create_deployment", "shift_traffic", "live_fields", "discarded")  # fmt: skip
+              "create_deployment", "shift_traffic", "live_fields", "discarded", "place_in_words")  # fmt: skip
     for name in public:
         assert callable(getattr(release_managed, name))
         assert callable(getattr(release_serverless, name))
@@ -90,6 +91,16 @@ def test_what_serves_is_not_discarded(container: Container, monkeypatch: pytest.
     assert release.discarded(live)
     assert not release.discarded(failed)
     assert discarded == [failed.id]
+
+
+def test_a_newer_run_may_overtake_one_whose_serverless_endpoint_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release_serverless, "_state", lambda run: "Succeeded")
+    run = run_by("service")
+    for stage, ends in ((Stage.REGISTERED, True), (Stage.DEPLOYING, True), (Stage.SHIFTING, False)):
+        run.stage = stage
+        state, traffic = release.observe_endpoint(run)
+        seen = Observation("newer", endpoint_state=state, traffic=traffic, deployment=DeploymentSeen(state))
+        assert isinstance(next_step(run, seen, utc_now()), Finish if ends else GoLive)
 
 
 def test_what_a_run_replaces_is_deleted_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:

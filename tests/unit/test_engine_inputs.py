@@ -1,17 +1,21 @@
 """What the engines reckon without Azure: the pipeline's inputs, quotas, machines, the cluster's name."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
+from azure.core.exceptions import HttpResponseError
 
-from function_app.engines import clusters, command, pipeline_inputs
+from function_app.engines import clusters, collected, command, machines
 from function_app.engines.machines import Machine, shortage
 from function_app.engines.pipeline_inputs import display_name, finetune_parameters, literal, unsuitable
 from function_app.errors import StepError, TransientError, UserError
 from function_app.recipe import Recipe, read_recipe
+from function_app.runs import DatasetVersion, new_run, utc_now
 from function_app.settings import read_settings
 
 A100 = Machine("Standard_NC24ads_A100_v4", 1, 24, 220.0, "StandardNCADSA100v4Family", True)
@@ -75,19 +79,12 @@ def test_a_recipe_s_keys_become_the_component_s() -> None:
     assert notes == ["the component has no input lora_r"]  # this one; the registry's has it
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("training: {packing: false, loss_on: all}", ["training.packing", "training.loss_on"]),
-        ("method: qlora", ["method qlora"]),
-        ("training: {sharding: fsdp, precision: bf16}", ["training.precision bf16", "training.sharding fsdp"]),
-        ("training: {eval_every: 0}", ["training.eval_every 0 (it measures once an epoch or more often)"]),
-        ("evaluation: {questions: [Hi]}", ["evaluation.questions"]),
-        ("training: {epochs: 3, eval_every: 0.5, early_stopping: 2, warmup: 0.1}", []),
-    ],
-)
-def test_keys_without_a_counterpart_are_named(text: str, named: list[str]) -> None:
-    assert pipeline_inputs.without_counterpart(read_recipe(text)) == named
+def test_a_model_s_default_of_another_type_is_ignored_with_a_note() -> None:
+    of_model = {"per_device_train_batch_size": "auto", "num_train_epochs": 1e999, "gradient_accumulation_steps": 0}
+    given, notes = parameters("method: lora\ntraining: {warmup: 0.1}", of_model)
+    assert (given["per_device_train_batch_size"], given["num_train_epochs"]) == (1, 3)
+    assert given["warmup_steps"] == 15
+    assert notes == [f"{name} of the model's defaults is no integer and was ignored" for name in list(of_model)[:2]]
 
 
 @pytest.mark.parametrize(
@@ -154,11 +151,29 @@ def test_a_quota_that_can_never_suffice_is_named() -> None:
         ("Standard_NC24rs_v3", False),
         ("Standard_ND40rs_v2", False),
         ("Standard_NC64as_T4_v3", False),
-        ("Standard_NC6", False),
     ],
 )
 def test_gpus_before_ampere_have_no_bf16(name: str, bf16: bool) -> None:
-    assert Machine(name, 1, 1, 1.0, "", True).bf16 is bf16
+    assert Machine(name, 1, 1, 1.0, "", True).known.emulates_bf16 is not bf16
+
+
+def test_an_app_that_may_not_read_the_subscription_s_lists_goes_by_its_own_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        error = HttpResponseError("AuthorizationFailed")
+        error.status_code = 403
+        raise error
+
+    client = SimpleNamespace(compute=SimpleNamespace(list_sizes=refuse, list_usage=refuse))
+    monkeypatch.setattr(machines.azure_clients, "ml_client", lambda: client)
+    machines.forget()
+    found = machines.find_machine("standard_nc48ads_a100_v4", "compute.instance_type")
+    assert (found.name, found.gpus) == ("Standard_NC48ads_A100_v4", 2)
+    machines.check_quota(found, 9, low_priority=False)
+    with pytest.raises(HttpResponseError):
+        machines.find_machine("Standard_Unheard", "compute.instance_type")
+    machines.forget()
 
 
 @pytest.fixture
@@ -226,7 +241,7 @@ def test_torch_for_gpus_comes_from_the_index_of_the_settings(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("machine", "text", "told"),
     [
-        ("Standard_NC6s_v3", "", "a V100 needs torch built for CUDA 12.6"),
+        ("Standard_NC6s_v3", "", "Standard_NC6s_v3, with its V100, needs torch built for CUDA 12.6"),
         ("Standard_NC48ads_A100_v4", "training: {sharding: zero2}", "training.sharding zero2 needs torch"),
         ("Standard_NC24ads_A100_v4", "", ""),
     ],
@@ -234,6 +249,36 @@ def test_torch_for_gpus_comes_from_the_index_of_the_settings(monkeypatch: pytest
 def test_what_needs_the_index_says_so(machine: str, text: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = SimpleNamespace(training_gpu_index="", training_gpu_image="image")
     monkeypatch.setattr(command, "settings", lambda: given)
-    problem = command._beyond(Machine(machine, 1, 24, 220.0, "", True), read_recipe(text))
+    problem = command._without_index(Machine(machine, 1, 24, 220.0, "", True), read_recipe(text))
     assert problem.startswith(told)
     assert bool(problem) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"eval": {"base": {"loss": "low"}}}', "Expected `float | null`, got `str`"),
+        (b'{"eval": null, "context_length": 4096.5}', "Expected `int | null`"),
+        (b'{"train": {"loss": NaN}}', "cannot be read"),
+        (b"[]", "Expected `object`"),
+    ],
+)
+def test_a_report_that_does_not_fit_ends_the_run_with_a_sentence(
+    content: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StepError, match=re.escape(told)):
+        measured(content, monkeypatch)
+
+
+def test_long_samples_do_not_make_the_record_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = {"messages": [{"role": "user", "content": "x" * 100_000}], "expected": None, "base": "a", "tuned": "b"}
+    found = measured(msgspec.json.encode({"eval": None, "samples": [sample] * 5, "steps": 3}), monkeypatch)
+    assert (len(found["samples"]), found["steps"]) == (2, 3)
+    assert measured(b'{"eval": {"base": {"loss": 2}, "champion": null}}', monkeypatch)["samples"] == []
+
+
+def measured(content: bytes, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the app takes of a metrics.json with that content."""
+    stored = SimpleNamespace(download_blob=lambda name: SimpleNamespace(readall=lambda: content))
+    monkeypatch.setattr(collected.azure_clients, "datastore_container", lambda name: stored)
+    return collected.metrics(new_run("m", DatasetVersion("m/x.jsonl", "0x1", 1, utc_now()), utc_now()))
