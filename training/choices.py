@@ -13,6 +13,7 @@ libraries' defaults stand, and flash-attention where somebody has installed it.
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +51,17 @@ def use_threads_given() -> None:
     """Let torch use OMP_NUM_THREADS threads or, without it, as many as this process may run on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or cores))
+
+
+def check_gpu(device: Path = Path("/dev/nvidia0")) -> None:
+    """Raise FineTuneError when the machine's GPU is of no use to torch: training would go on for days on the CPU."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if device.exists() and not hidden and not torch.cuda.is_available():
+        raise FineTuneError(
+            f"this machine has an NVIDIA GPU, but torch {torch.__version__} cannot use it: perhaps its driver is older "
+            "than the CUDA that torch was built for; install torch for an older CUDA (in Azure: the app setting "
+            "TRAINING_GPU_INDEX), or set CUDA_VISIBLE_DEVICES to nothing to train on the processor"
+        )
 
 
 def computes_bf16() -> bool:

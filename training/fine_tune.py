@@ -83,12 +83,13 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
     from training import distributed
     from training.base_model import load_base_model
     from training.champion import measure_champion
-    from training.choices import use_threads_given
+    from training.choices import check_gpu, use_threads_given
     from training.evaluate import Exam
     from training.progress import Tracking
     from training.trainer import train
 
     use_threads_given()
+    check_gpu()
     set_seed(arguments.seed)
     with tempfile.TemporaryDirectory() as scratch, distributed.together():
         model, tokenizer = load_base_model(

@@ -1,5 +1,6 @@
 """The choices follow the device, and an optimiser step sees the records that were asked for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from datasets import Dataset
 from training import FineTuneError, attention, choices
 from training.arguments import FineTuneArguments
 from training.base_model import embedded_model, embedded_tokenizer
-from training.choices import choose, prepare, restore
+from training.choices import check_gpu, choose, prepare, restore
 from training.progress import Tracking
 from training.trainer import train
 
@@ -95,3 +96,11 @@ def test_packed_and_padded_train_the_same(method: str) -> None:
         results.append(train(given, model, tokenizer, records(), Tracking())[1])
     assert results[0]["steps"] == results[1]["steps"] == 4  # ceil(2 * ceil(ceil(7 / 3) / 2))
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-4)
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_and_not_worked_around(tmp_path: Path) -> None:
+    check_gpu(tmp_path / "none")
+    device = tmp_path / "nvidia0"
+    device.touch()
+    with pytest.raises(FineTuneError, match=r"has an NVIDIA GPU, but torch \S+ cannot use it"):
+        check_gpu(device)
