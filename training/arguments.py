@@ -101,7 +101,7 @@ class FineTuneArguments:
                 raise FineTuneError(f"{name} must not be negative, found {getattr(self, name)}")
         if self.early_stopping and not self.eval_every:
             raise FineTuneError(
-                f"early_stopping is {self.early_stopping} measurements and eval_every 0, which makes none; set eval_every"
+                f"early_stopping is {self.early_stopping}, and with eval_every 0 nothing is measured; set eval_every"
             )
         for name in ("warmup", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
