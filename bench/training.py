@@ -20,7 +20,7 @@ from .measure import Measure
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = ROOT / ".venv-training" / "bin" / "python"
 DATA = ROOT.parent / "shared" / "data"
-BASE_RECORDS, TRAIN_RECORDS, EVAL_RECORDS = 480, 96, 60
+BASE_RECORDS, TRAIN_RECORDS, EVAL_RECORDS = 480, 160, 60
 LONGEST = 1000  # characters of a record, so that nobody has to cut one at 512 tokens
 RATES = {"": 3e-4, "-lora": 2e-3}  # ours: usual for a model of this size
 THEIRS = 5e-6

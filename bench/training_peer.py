@@ -4,7 +4,7 @@ Its settings as published: bf16 weights, eager attention, no cache, gradient che
 learning rate 5e-6, cosine, warm-up 0.2, seed 0, packing of concatenated texts into full rows, loss on every token,
 padding with the unknown token on the right. Not as published: rows of 512 tokens instead of 2,048 (a CPU), one epoch,
 nothing saved or evaluated in between, no empty system message before each chat (both sides get the same tokens).
-``padded`` is the tutorials' other way, without packing; ``lora`` their pipeline's, with our rank.
+``padded`` is the tutorials' other way, each record filled up to max_length; ``lora`` their pipeline's, with our rank.
 
 Run as: .venv-training/bin/python -m bench.training_peer MODEL TRAIN.jsonl
 """
@@ -60,6 +60,7 @@ def train(
             max_length=max_length,
             packing=not padded,
             packing_strategy="wrapped",
+            pad_to_multiple_of=max_length if padded else "auto",
             save_strategy="no",
             report_to="none",
             use_cpu=not torch.cuda.is_available(),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training import FineTuneError, attention, loss, memory
+from training import FineTuneError, attention, fewer_passes, loss, memory
 from training.arguments import FineTuneArguments
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def prepare(model: "PreTrainedModel", choices: Choices) -> "PreTrainedModel":
 
 
 def adjust(trainer: "SFTTrainer") -> None:
-    """Change the trainer, before it trains, in what no option of its does: the adapters of qlora, the loss on a CPU.
+    """Change the trainer, before it trains, in what no option of its does: qlora's adapters; loss and casts on a CPU.
 
     TRL casts adapters on 4 bits to bf16. Near 0.02 that counts in steps of 1.2e-4, about an update of Adam at the usual
     rates; and with precision fp16 torch's scaler takes no bf16 gradients (_amp_foreach_non_finite_check_and_unscale).
@@ -180,12 +180,19 @@ def adjust(trainer: "SFTTrainer") -> None:
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
-    if trainer.args.device.type == "cpu" and loss.fits(base):
+    if trainer.args.device.type != "cpu":
+        return
+    if loss.fits(base):
         loss.score_labelled_tokens(base)
+    if base is not model:
+        fewer_passes.fuse_adapters(base)
+    elif trainer.args.bf16:
+        fewer_passes.keep_activations_small(base)
 
 
 def restore(model: "PreTrainedModel", choices: Choices) -> None:
     """Give the trained model the attention that it came with: it is about to answer, with padding and a cache."""
+    fewer_passes.let_go(model)
     if model.config._attn_implementation != choices.attention_before:
         model.set_attn_implementation(choices.attention_before)
 
