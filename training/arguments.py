@@ -99,6 +99,10 @@ class FineTuneArguments:
         for name in ("eval_samples", "weight_decay", "eval_every", "early_stopping", "checkpoint_minutes"):
             if getattr(self, name) < 0:
                 raise FineTuneError(f"{name} must not be negative, found {getattr(self, name)}")
+        if self.early_stopping and not self.eval_every:
+            raise FineTuneError(
+                f"early_stopping is {self.early_stopping}, and with eval_every 0 nothing is measured; set eval_every"
+            )
         for name in ("warmup", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise FineTuneError(f"{name} must be at least 0 and less than 1, found {getattr(self, name)}")

@@ -71,8 +71,8 @@ def together() -> Iterator[None]:
     start()
     try:
         yield
-    except BaseException:
-        _watch.tell()
+    except BaseException as error:
+        _watch.tell(found_here=isinstance(error, FineTuneError))
         raise
 
 
@@ -129,11 +129,13 @@ class _Watch:
     def end(self) -> None:
         self._over.set()
 
-    def tell(self) -> None:
+    def tell(self, *, found_here: bool) -> None:
         if self._store is None or self._over.is_set():
             return
-        # What fails here may be no more than the other one's end, seen by a collective call before it was seen here.
-        self._end_if_told()
+        # What fails here may be no more than the other one's end, seen by a collective call before it was seen here. A
+        # sentence of our own is not: when all find the same mistake, the first one's log shall say it too.
+        if not found_here:
+            self._end_if_told()
         self._over.set()
         with contextlib.suppress(RuntimeError):  # the store is gone, and with it those who would have read this
             self._store.set(self._key, os.environ.get("RANK", "0"))

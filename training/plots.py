@@ -39,6 +39,7 @@ def draw_loss(path: Path, training: Curve, held_out: Curve, points: dict[str, fl
     if every and min(every) > 0 and max(every) / min(every) > 10:
         axes.set_yscale("log")
         _plain_ticks(axes)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss, nats a token")
     axes.legend(frameon=False)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CURVE_POINTS = 500  # in a whole run, about; Progress prints few of them
+CURVE_POINTS = 500  # in a whole run, or up to twice as many; Progress prints few of them
 
 
 def train(
