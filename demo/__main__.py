@@ -70,7 +70,7 @@ class Demo:
             self.console.print("  Nothing is trained twice. Following the first drop's run:")
             record = self._follow(storage, twin[1])
         if record["stage"] != "live":
-            if record["stage"] == "rejected":
+            if record["stage"] == "rejected" and "estimate" not in record["numbers"]:  # else the data was good
                 report = storage.get_blob_client("reports", f"{record['id']}.md").download_blob().readall().decode()
                 self.console.print("\n" + report, markup=False, soft_wrap=True)
             log = self.home.path / "jobs" / record["id"] / "std_log.txt"
