@@ -70,7 +70,7 @@ class Demo:
             self.console.print("  Nothing is trained twice. Following the first drop's run:")
             record = self._follow(storage, twin[1])
         if record["stage"] != "live":
-            if record["stage"] == "rejected":
+            if record["stage"] == "rejected" and "estimate" not in record["numbers"]:  # else the data was good
                 report = storage.get_blob_client("reports", f"{record['id']}.md").download_blob().readall().decode()
                 self.console.print("\n" + report, markup=False, soft_wrap=True)
             log = self.home.path / "jobs" / record["id"] / "std_log.txt"
@@ -107,7 +107,8 @@ class Demo:
 
     def _ask(self, record: watch.Json, model: str, questions: list[str]) -> None:
         """Ask through the public chat route; beside each answer, what the base model said in the job's evaluation."""
-        samples = {_question(sample): sample for sample in record["numbers"]["samples"]}
+        # The other engines answer no questions, so there may be none, or none with an answer.
+        samples = {_question(sample): sample for sample in record["numbers"].get("samples") or []}
         questions = questions or list(samples)[:QUESTIONS]
         if not questions:  # plain texts hold none
             self.console.print(f"\nThe data holds no question to ask model {model!r}; ask your own with --ask.")
@@ -125,7 +126,7 @@ class Demo:
             table.add_column(overflow="fold")
             table.add_row("you", escape(question))
             table.add_row("tuned", f"[green]{escape(answer.choices[0].message.content or '')}[/]")
-            if question in samples:
+            if "base" in samples.get(question, {}):
                 table.add_row("base", f"[dim]{escape(_printable(samples[question]['base']))}[/]")
             self.console.print()
             self.console.print(table)
@@ -139,6 +140,7 @@ class Demo:
             ("API key", os.environ["CHAT_API_KEY"]),
             ("curves", record["links"].get("job", os.environ["MLFLOW_TRACKING_URI"])),
             ("data report", f"reports/{record['id']}.md, a blob beside the datasets"),
+            *((("evaluation", f"reports/{record['id']}/evaluation.md"),) if "evaluation" in record["links"] else ()),
         ):
             self.console.print(f"  {name:<12} {url}", highlight=False, soft_wrap=True)
 
