@@ -163,7 +163,9 @@ def _next(run: Run, seen: Observation, now: datetime) -> Step:
         case Stage.TRAINING:
             return _training(seen)
         case Stage.TRAINED:
-            return judge(run.recipe.get("gate", {}).get("rule", "better_than_base"), run.numbers)
+            from_champion = run.recipe.get("base_model") == "live"
+            against = "the serving model's" if from_champion else "the base's"
+            return judge(run.recipe.get("gate", {}).get("rule", "better_than_base"), run.numbers, against)
         case Stage.APPROVED:
             return Register()
         case Stage.REGISTERED:
@@ -200,8 +202,11 @@ def _training(seen: Observation) -> Step:
             return Wait(JOB_POLL, f"the job is {status}")
 
 
-def judge(rule: str, numbers: dict[str, Any]) -> Step:
-    """The gate: may the challenger serve? Compares mean held-out losses (nats per token)."""
+def judge(rule: str, numbers: dict[str, Any], against: str = "the base's") -> Step:
+    """The gate: may the challenger serve? Compares mean held-out losses (nats per token).
+
+    ``against``: whose loss that of the base is, in words: a run may go on from the model that serves.
+    """
     held_out = numbers.get("eval") or {}
     base, tuned = ((held_out.get(which) or {}).get("loss") for which in ("base", "tuned"))
     if rule == "always":
@@ -210,8 +215,8 @@ def judge(rule: str, numbers: dict[str, Any]) -> Step:
         return Finish(Stage.REJECTED, "the job reported no held-out loss, so nothing shows that the model is better")
     # Written so that a loss that is not a number is refused too.
     if tuned < base:
-        return Move(Stage.APPROVED, f"held-out loss {tuned:.3f}, the base's is {base:.3f}")
-    return Finish(Stage.REJECTED, f"held-out loss {tuned:.3f} is not better than the base's {base:.3f}")
+        return Move(Stage.APPROVED, f"held-out loss {tuned:.3f}, {against} is {base:.3f}")
+    return Finish(Stage.REJECTED, f"held-out loss {tuned:.3f} is not better than {against} {base:.3f}")
 
 
 def _endpoint(run: Run, seen: Observation, now: datetime) -> Step:

@@ -160,7 +160,7 @@ def _job(
     from azure.ai.ml.entities import ManagedIdentityConfiguration
 
     identity = settings().training_identity_id
-    models = {name: path for name, path in (("base", start.base), ("champion", start.champion)) if path}
+    models = {"base": start.base, "champion": "" if start.champion == start.base else start.champion}
     processes = max(1, cluster.machine.gpus)
     job = command(
         name=run.id,
@@ -174,7 +174,7 @@ def _job(
         inputs={
             **{name: Input(type="uri_file", path=path, mode="download") for name, path in files.items()},
             # Mounted: gigabytes of which some processes read each file once.
-            **{name: Input(type="mlflow_model", path=path, mode="ro_mount") for name, path in models.items()},
+            **{name: Input(type="mlflow_model", path=path, mode="ro_mount") for name, path in models.items() if path},
         },
         outputs={
             "model": Output(type="mlflow_model"),
@@ -204,5 +204,6 @@ def _command(recipe: Recipe, start: Start) -> str:
     if start.base_model != recipe.base_model:  # recipe.json says `live`
         words.append(f"--base_model {shlex.quote(start.base_model)}")
     words += ["--base_path ${{inputs.base}}"] if start.base else []
-    words += ["--champion_path ${{inputs.champion}}"] if start.champion else []
+    if start.champion:  # that which `live` goes on from is not fetched twice
+        words.append(f"--champion_path ${{{{inputs.{'base' if start.champion == start.base else 'champion'}}}}}")
     return " ".join(words)

@@ -17,6 +17,10 @@ LOGS_READ = 64  # of a job with many processes
 ERROR = "error: "  # before the sentence with which the training ends (docs/interfaces.md)
 # What a process says that ended only because another one had failed (training/distributed.py).
 OF_ANOTHER = re.compile(rf"{ERROR}.* has failed, so process \d+ ends")
+# How Python and many programs end a log: ValueError: …
+EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
+SILENT = "it ended without a word of why, as when the machine's memory runs out or the process is killed"
+PROGRESS = ("progress ", "eval ")  # lines that say nothing of why it ended
 MAX_SENTENCE = 500  # characters
 
 
@@ -65,10 +69,17 @@ def failure(name: str) -> str:
     for failed in [name, *failed_children(name)][::-1]:  # the innermost is what went wrong
         lines = _log_tail(failed)
         if lines:
-            sentence = next((line for line in reversed(lines) if line.startswith(ERROR)), "") or lines[-1]
-            others = [line for line in lines if line != sentence]
+            line = _telling(lines)
+            others = [each for each in lines if each != line]
+            sentence = line.removeprefix(ERROR) or _service_error(failed) or SILENT
             return "\n".join([sentence, *(["the log ends:", *others] if others else [])])
     return _service_error(name)
+
+
+def _telling(lines: list[str]) -> str:
+    """The line that says why it ended; "" when none does."""
+    own = next((line for line in reversed(lines) if line.startswith(ERROR)), "")
+    return own or next((line for line in reversed(lines) if EXCEPTION.match(line)), "")
 
 
 def failed_children(name: str) -> list[str]:
@@ -101,8 +112,7 @@ def _last_lines(container: ContainerClient, name: str) -> list[str]:
         return []
     start = max(0, size - LOG_TAIL_BYTES)
     raw: bytes = blob.download_blob(offset=start, length=size - start).readall()
-    # Progress lines say nothing of why it ended.
-    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line and not line.startswith("progress ")]
+    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line and not line.startswith(PROGRESS)]
     return lines[-LOG_TAIL_LINES:]
 
 

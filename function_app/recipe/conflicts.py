@@ -87,6 +87,8 @@ def _machines_of_its_own(recipe: Recipe) -> Iterator[str]:
 
 def _of_training(recipe: Recipe) -> Iterator[str]:
     options = effective(recipe)
+    if recipe.method == "qlora" and recipe.base_model == EMBEDDED:
+        yield "`method: qlora` is for bases of billions of weights; `embedded` is tiny: take method: full."
     if options["early_stopping"] and not options["eval_every"]:
         yield (
             "`training.early_stopping` needs measurements, and with `training.eval_every: 0` there are none; set"
@@ -123,6 +125,6 @@ def of_machine(recipe: Recipe, known: Machine) -> Iterator[str]:
     if recipe.engine == "command" and sharding not in (None, "none") and known.gpus * recipe.compute.instance_count < 2:
         yield (
             f"`training.sharding: {sharding}` shares the model out among several GPUs, and {known.name} has"
-            f" {'one' if known.gpus else 'none'}; leave it out, raise compute.instance_count, or take a machine with"
-            " more GPUs."
+            f" {'one' if known.gpus else 'none'}; leave it out,"
+            f"{' raise compute.instance_count,' if known.gpus else ''} or take a machine with more GPUs."
         )
