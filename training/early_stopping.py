@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training import distributed
 from training.arguments import FineTuneArguments
+from training.batches import Row, batches, padded
 from training.data import IGNORED
 from training.progress import LINES, Tracking
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # A measurement reads at most so many tokens: a forward pass costs a third of a training step, and the loss of 130,000
 # tokens is known to about 0.5 %. All held-out records are measured after the training (training/evaluate.py).
 MEASURED_TOKENS = 131_072
-TOKENS_PER_BATCH = 4096  # with padding
 BEST = "best.pt"
 
 
@@ -128,41 +128,42 @@ class HeldOut(TrainerCallback):
         assert self.trainer is not None  # noqa: S101
         model = self.trainer.model
         size, rank = distributed.world_size(), int(torch.distributed.get_rank()) if distributed.world_size() > 1 else 0
-        batches = _batches(self._rows)
+        cut = batches(self._rows)[::-1]  # the longest first: a lack of memory shows at once
         loss, count = 0.0, 0.0
         model.eval()
         # Every process takes part in as many passes as the others: those of a sharded model are collective.
-        for turn in range(0, len(batches), size):
+        for turn in range(0, len(cut), size):
             mine = turn + rank
-            rows = batches[mine] if mine < len(batches) else batches[-1]
+            rows = cut[mine] if mine < len(cut) else cut[-1]
             summed, trained = self._score(model, rows)
-            if mine < len(batches):
+            if mine < len(cut):
                 loss, count = loss + summed, count + trained
         model.train()
         loss, count = distributed.total(loss, count)
         return loss / max(count, 1.0)
 
-    def _score(self, model: Any, rows: list[tuple[list[int], list[int]]]) -> tuple[float, int]:
+    def _score(self, model: Any, rows: list[Row]) -> tuple[float, int]:
         """Return the summed cross-entropy and the number of trained tokens."""
         assert self.trainer is not None  # noqa: S101
         device = self.trainer.args.device
         with torch.no_grad():
             # TRL's head gives the tokens' probabilities without the logits, which fill the memory.
             output = model(
-                input_ids=_padded([ids for ids, _ in rows], self._pad).to(device),
-                attention_mask=_padded([[1] * len(ids) for ids, _ in rows], 0).to(device),
-                labels=_padded([labels for _, labels in rows], IGNORED).to(device),
+                input_ids=padded([ids for ids, _ in rows], self._pad).to(device),
+                attention_mask=padded([[1] * len(ids) for ids, _ in rows], 0).to(device),
+                labels=padded([labels for _, labels in rows], IGNORED).to(device),
                 use_cache=False,
                 fused_lm_head=True,
             )
         return -float(output.log_probs.sum()), int(output.label_mask.sum())
 
 
-def _sample(held_out: "Dataset", seed: int) -> list[tuple[list[int], list[int]]]:
-    """Return records of at most MEASURED_TOKENS tokens, the same ones for the same seed, the longest first."""
+def _sample(held_out: "Dataset", seed: int) -> list[Row]:
+    """Return records of at most MEASURED_TOKENS tokens, the same ones for the same seed."""
     order = list(range(len(held_out)))
     random.Random(seed).shuffle(order)  # noqa: S311
-    rows, tokens = [], 0
+    rows: list[Row] = []
+    tokens = 0
     for index in order:
         row = held_out[index]
         tokens += len(row["input_ids"])
@@ -171,22 +172,7 @@ def _sample(held_out: "Dataset", seed: int) -> list[tuple[list[int], list[int]]]
         rows.append((list(row["input_ids"]), list(row["labels"])))
     if distributed.is_first():
         print(f"phase=held_out records={len(rows)} of={len(order)}", flush=True)
-    return sorted(rows, key=lambda row: -len(row[0]))
-
-
-def _batches(rows: list[tuple[list[int], list[int]]]) -> list[list[tuple[list[int], list[int]]]]:
-    """Cut rows, the longest first, so that each batch has at most TOKENS_PER_BATCH tokens once padded."""
-    batches: list[list[tuple[list[int], list[int]]]] = []
-    for row in rows:
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0][0]) <= TOKENS_PER_BATCH:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
-def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+    return rows
 
 
 def _local(parameter: Any) -> torch.Tensor:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from training.answers import answer, on_gpu, prompt_ids
 from training.arguments import FineTuneArguments
+from training.batches import batches, padded
 from training.data import IGNORED, Message, Record, is_context, tokenize, without_weights
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENS_PER_BATCH = 4096  # with padding; keeps the logits of a 128k vocabulary under 2 GB
 SHORT_ANSWER = 32  # tokens; a longer answer that is right is seldom the expected one word for word
 SAMPLES_IN_REPORT = 10  # held-out prompts shown, after the recipe's questions
 SPARE_TOKENS = 16  # an answer that has outrun every right one by so much is wrong already; going on costs only time
@@ -191,12 +190,11 @@ def _token_scores(
     """Return the sum of the cross-entropies in nats, how many tokens were the likeliest, and how many were trained."""
     import torch
 
-    rows = sorted(zip(held_out["input_ids"], held_out["labels"], strict=True), key=lambda row: len(row[0]))
     loss, right, count = 0.0, 0, 0
-    for batch in _batches(rows):
-        ids = _pad([row[0] for row in batch], tokenizer.pad_token_id)
-        labels = _pad([row[1] for row in batch], IGNORED)
-        mask = _pad([[1] * len(row[0]) for row in batch], 0)
+    for batch in batches(zip(held_out["input_ids"], held_out["labels"], strict=True)):
+        ids = padded([row[0] for row in batch], tokenizer.pad_token_id)
+        labels = padded([row[1] for row in batch], IGNORED)
+        mask = padded([[1] * len(row[0]) for row in batch], 0)
         target = labels[:, 1:].to(model.device)
         trained = target != IGNORED
         with torch.inference_mode():
@@ -207,19 +205,3 @@ def _token_scores(
             right += int((logits.argmax(-1) == target).sum())
         count += int(trained.sum())
     return loss, right, count
-
-
-def _batches(rows: list[tuple[list[int], list[int]]]) -> list[list[tuple[list[int], list[int]]]]:
-    """Cut rows, sorted by length, so that each batch has at most TOKENS_PER_BATCH tokens once padded."""
-    batches: list[list[tuple[list[int], list[int]]]] = [[]]
-    for row in rows:
-        if batches[-1] and (len(batches[-1]) + 1) * len(row[0]) > TOKENS_PER_BATCH:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
-
-
-def _pad(rows: list[list[int]], value: int) -> "torch.Tensor":
-    import torch
-
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)

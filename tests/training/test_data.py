@@ -261,7 +261,8 @@ def test_a_mixture_of_weights_trains_and_only_trained_answers_are_expected(tmp_p
 
 def test_long_prompts_are_asked_few_at_a_time_and_those_beyond_max_length_not_at_all() -> None:
     from training.base_model import embedded_model
-    from training.evaluate import TOKENS_PER_BATCH, Exam
+    from training.batches import TOKENS_PER_BATCH
+    from training.evaluate import Exam
 
     tokenizer = embedded_tokenizer()
     model, shapes = embedded_model(tokenizer), []
