@@ -1,10 +1,11 @@
-"""Run all tests: three groups, two at a time, for much of a test's time is spent waiting for a process to start.
+"""Run all tests in groups, two at a time, for much of a test's time is spent waiting for a process to start.
 
 What a group prints comes when it has ended. A word after the command chooses groups.
 
-Run as: python -m tests [emulator] [app] [training]
+Run as: python -m tests [emulator-1] [emulator-2] [app] [training]
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TRAINING = ROOT / ".venv-training" / "bin" / "python"
 AT_A_TIME = 2
+EMULATOR = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "emulator").glob("test_*.py"))
 # The longest first.
-GROUPS = {
-    "emulator": (sys.executable, "tests/emulator"),
+GROUPS: dict[str, tuple[str, ...]] = {
+    "emulator-1": (sys.executable, *EMULATOR[::2], "-m", "not last"),
+    "emulator-2": (sys.executable, *EMULATOR[1::2], "-m", "not last"),
     "app": (sys.executable, "tests/unit", "tests/e2e", "tests/browser"),
     "training": (str(TRAINING), "tests/training"),
 }
+# What looks back on both halves of the emulator's tests; they leave what they have seen in the folder JUDGED.
+LAST = (sys.executable, "tests/emulator", "-m", "last")
 
 
 def main(names: list[str]) -> int:
@@ -32,23 +37,36 @@ def main(names: list[str]) -> int:
     print(f"Running the tests: {', '.join(chosen)}; each prints when it has ended.", flush=True)
     started = time.monotonic()
     ended: list[tuple[str, int]] = []
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        running: dict[Future[tuple[int, str]], str] = {pool.submit(_run, *GROUPS[name]): name for name in chosen}
-        for done in as_completed(running):
-            code, output = done.result()
-            ended.append((running[done], code))
-            print(f"\n===== {running[done]} =====\n{output}", flush=True)
+    with tempfile.TemporaryDirectory() as judged:
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            running: dict[Future[tuple[int, str]], str] = {
+                pool.submit(_run, judged, *GROUPS[name]): name for name in chosen
+            }
+            for done in as_completed(running):
+                ended.append(_show(running[done], *done.result()))
+        if {"emulator-1", "emulator-2"} <= set(chosen):
+            ended.append(_show("emulator, looking back", *_run(judged, *LAST)))
     for name, code in ended:
         print(f"{name}: {'passed' if code == 0 else f'failed (exit code {code})'}")
     print(f"{(time.monotonic() - started) / 60:.1f} minutes")
     return int(any(code for _, code in ended))
 
 
-def _run(python: str, *paths: str) -> tuple[int, str]:
+def _show(name: str, code: int, output: str) -> tuple[str, int]:
+    print(f"\n===== {name} =====\n{output}", flush=True)
+    return name, code
+
+
+def _run(judged: str, python: str, *arguments: str) -> tuple[int, str]:
     """pytest's exit code and everything that it printed."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         done = subprocess.run(
-            [python, "-m", "pytest", *paths], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+            [python, "-m", "pytest", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "JUDGED": judged},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
         output.seek(0)
         return done.returncode, output.read()

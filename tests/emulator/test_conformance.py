@@ -3,6 +3,8 @@
 The latter runs last (conftest.py sees to it), over what the SDK was told in all tests of this folder.
 """
 
+import json
+import os
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,10 @@ def test_an_answer_of_every_operation_was_judged(
     judged: set[tuple[str, str, int]], request: pytest.FixtureRequest
 ) -> None:
     files = {Path(item.path).name for item in request.session.items}
+    for path in Path(os.environ["JUDGED"]).glob("*.json") if "JUDGED" in os.environ else ():
+        other = json.loads(path.read_text())
+        files |= set(other["files"])
+        judged |= {(method, path, status) for method, path, status in other["seen"]}
     missing = {path.name for path in Path(__file__).parent.glob("test_*.py")} - files
     if missing:
         pytest.skip(f"only the whole of tests/emulator shows this; not run: {', '.join(sorted(missing))}")
