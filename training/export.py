@@ -25,26 +25,39 @@ def export(
     tokenizer: "PreTrainedTokenizerBase",
     folder: Path,
     metadata: dict[str, Any],
-    card: "ModelCard",
+    card: "ModelCard | None" = None,
     adapter: Path | None = None,
 ) -> None:
     """Write the MLflow model into ``folder``, replacing what is there; the task is ``llm/v1/chat``.
 
     ``model`` must hold no adapters: MLflow saves an adapted model on a local base without its base's weights, and says
-    nothing. ``metadata`` goes into ``MLmodel``; it has ``base_model`` and ``context_length`` (tokens, prompt and answer
-    together) at least. ``card`` becomes README.md. ``folder/model`` is a whole Hugging Face folder, which `transformers
+    nothing. ``metadata`` goes into ``MLmodel``, with the context length (tokens, prompt and answer together). ``card``
+    becomes README.md; without one, for a base that nobody has tuned, it says no more than that. ``folder/model`` is a whole Hugging Face folder, which `transformers
     serve` and vLLM load; ``folder/adapter`` is a copy of ``adapter``, a folder that PEFT wrote.
 
     Raises FineTuneError when the disk is full.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("merge the adapters before the export")
+    card = card or _plain_card()
+    metadata = {**metadata, "context_length": context_length(model)}
     needed = sum(weight.numel() * weight.element_size() for weight in model.parameters()) + BESIDE_THE_WEIGHTS
     with disk_for("the model", folder, needed):
         _save(model, tokenizer, folder, metadata, card)
         _complete(folder, card)
         if adapter is not None:
             copy_adapter(adapter, folder / "adapter", str(metadata["base_model"]))
+
+
+def context_length(model: "PreTrainedModel") -> int:
+    """Return how many tokens, prompt and answer together, the model can read."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def _plain_card() -> "ModelCard":
+    from huggingface_hub import ModelCard
+
+    return ModelCard("---\nlibrary_name: transformers\n---\n\nA base model as it came, not tuned.\n")
 
 
 def check_place(arguments: FineTuneArguments) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from training import FineTuneError
 from training.arguments import FineTuneArguments, parse_arguments
 from training.data import Statistics, count_records, read_records, training_set
-from training.export import check_place
+from training.export import check_place, context_length
 from training.failures import disk_for, sentence
 from training.phases import Phases, is_first
 
@@ -124,7 +124,7 @@ def fine_tune(arguments: FineTuneArguments) -> dict[str, Any] | None:
             "method": arguments.method,
             "steps": trained["steps"],
             "epochs": arguments.epochs,
-            "context_length": int(model.config.get_text_config().max_position_embeddings),
+            "context_length": context_length(model),
             "records": {"train": counts.records, "eval": len(held_out)},
             "data": {**data, "sha256": _sha256(train_file)},
             "train": {name: value for name, value in trained.items() if name not in ("steps", "adapter_folder")},
@@ -155,7 +155,7 @@ def _leave(
     adapter = Path(trained["adapter_folder"]) if trained.get("adapter_folder") else None
     recipe = _recipe(arguments)
     card = model_card(arguments, report, recipe)
-    metadata = {name: report[name] for name in ("base_model", "method", "context_length")}
+    metadata = {name: report[name] for name in ("base_model", "method")}
     metadata["data_sha256"] = report["data"]["sha256"]
     export(model, tokenizer, Path(arguments.model_output), metadata, card, adapter)
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -218,8 +219,14 @@ def test_everything_can_be_killed_at_any_moment(azure: LocalAzure, customer: Cus
 def test_azurite_and_mlflow_are_started_again_with_what_they_kept(azure: LocalAzure, customer: Customer) -> None:
     azure.storage.get_blob_client("runs", "kept").upload_blob(b"kept")
     # Azurite writes down every five seconds what it has; an upload of the last moment would be lost with it.
-    saved = azure.home / "azurite" / "__azurite_db_blob__.json"
-    wait_until(lambda: '"name":"kept"' in saved.read_text(encoding="utf-8"), "Azurite to save the blob")
+    # Blobs and the places of their bytes are two files, written at different times.
+    blobs, places = (azure.home / "azurite" / f"__azurite_db_blob{kind}__.json" for kind in ("", "_extent"))
+
+    def saved() -> bool:
+        found = re.search(r'"name":"kept".*?"persistency":\{"id":"([^"]+)"', blobs.read_text(encoding="utf-8"))
+        return found is not None and found[1] in places.read_text(encoding="utf-8")
+
+    wait_until(saved, "Azurite to save the blob")
     before = state(azure)["processes"]
     kill(azure, "azurite")
     kill(azure, "mlflow")
