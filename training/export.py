@@ -32,8 +32,9 @@ def export(
 
     ``model`` must hold no adapters: MLflow saves an adapted model on a local base without its base's weights, and says
     nothing. ``metadata`` goes into ``MLmodel``, with the context length (tokens, prompt and answer together). ``card``
-    becomes README.md; without one, for a base that nobody has tuned, it says no more than that. ``folder/model`` is a whole Hugging Face folder, which `transformers
-    serve` and vLLM load; ``folder/adapter`` is a copy of ``adapter``, a folder that PEFT wrote.
+    becomes README.md; without one, for a base that nobody has tuned, it says no more than that. ``folder/model`` is a
+    whole Hugging Face folder, which `transformers serve` and vLLM load; ``folder/adapter`` is a copy of ``adapter``, a
+    folder that PEFT wrote.
 
     Raises FineTuneError when the disk is full.
     """
