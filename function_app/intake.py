@@ -16,7 +16,7 @@ from .blob_ranges import Replaced, large_file_slot, read_ranges
 from .block_writer import BlockWriter
 from .dataset.lengths import MAX_BYTES
 from .dataset.report import Report
-from .errors import TransientError, UserError
+from .errors import StepError, TransientError, UserError
 from .examine import Companions, examine, same_training
 from .recipe import Recipe
 from .recipe.defaults import LIVE
@@ -193,7 +193,10 @@ def _live_base(model: str) -> str | None:
         record = _runs().download_blob(f"{PREFIX}{model}.json").readall()
     except ResourceNotFoundError:
         return None
-    base = msgspec.json.decode(record, type=LiveModel).base_model
+    try:
+        base = msgspec.json.decode(record, type=LiveModel).base_model
+    except msgspec.MsgspecError as error:
+        raise StepError(f"the record {PREFIX}{model}.json in the runs container cannot be read: {error}") from None
     return "" if base == LIVE else base
 
 

@@ -5,6 +5,7 @@ Where a model serves depends on its run's engine: what the service has tuned on 
 engine may change from run to run, so what a new model replaces is looked for in both places.
 """
 
+import logging
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from .lifecycle import DeploymentSeen
 from .recipe import Recipe
 from .runs import Run
 from .settings import settings
+
+log = logging.getLogger("function_app.release")
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,12 @@ def write_live_record(run: Run) -> None:
 def discarded(run: Run) -> bool:
     """Delete a challenger's deployment that will not serve; True once it is gone, or serves and so stays."""
     try:
-        live = msgspec.json.decode(_live_record(run.model).download_blob().readall())
+        live = msgspec.json.decode(_live_record(run.model).download_blob().readall(), type=dict[str, Any])
     except ResourceNotFoundError:
         live = {}
+    except msgspec.MsgspecError as error:  # somebody has changed it: what serves is not known, so nothing is deleted
+        log.error("discard run_id=%s live_record=%r", run.id, str(error))
+        return False
     return live.get("run_id") == run.id or bool(_by_engine(run).discarded(run))
 
 

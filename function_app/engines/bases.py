@@ -9,7 +9,7 @@ import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 from .. import azure_clients
-from ..errors import UserError
+from ..errors import StepError, UserError
 from ..recipe import Recipe
 from ..runs import Run
 from ..settings import settings
@@ -51,10 +51,11 @@ def live_record(model: str) -> dict[str, Any] | None:
     """The live record of the model (docs/interfaces.md); None when nothing serves under its name."""
     runs = azure_clients.container(settings().runs_container)
     try:
-        record: dict[str, Any] = msgspec.json.decode(runs.download_blob(f"live/{model}.json").readall())
+        return msgspec.json.decode(runs.download_blob(f"live/{model}.json").readall(), type=dict[str, Any])
     except ResourceNotFoundError:
         return None
-    return record
+    except msgspec.MsgspecError as error:
+        raise StepError(f"the record live/{model}.json in the runs container cannot be read: {error}") from None
 
 
 def _continued(run: Run, record: dict[str, Any] | None, champion: str) -> Start:

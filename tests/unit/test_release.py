@@ -91,6 +91,9 @@ def test_what_serves_is_not_discarded(container: Container, monkeypatch: pytest.
     assert release.discarded(live)
     assert not release.discarded(failed)
     assert discarded == [failed.id]
+    container.content = b"somebody's note"  # what serves is not known, so nothing is deleted
+    assert not release.discarded(failed)
+    assert discarded == [failed.id]
 
 
 def test_a_newer_run_may_overtake_one_whose_serverless_endpoint_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
