@@ -13,7 +13,7 @@ from azure.ai.ml.entities import AmlCompute, Model
 from job_helpers import Arm, completed, log, wait
 
 from function_app import azure_clients, engines
-from function_app.engines import clusters, command, machines
+from function_app.engines import clusters, command, machines, service
 from function_app.errors import TransientError, UserError
 from function_app.lifecycle import JobSeen
 from function_app.recipe import Recipe, read_recipe
@@ -27,6 +27,7 @@ PIPELINE = f"engine: pipeline\nbase_model: {PHI}\nmethod: lora\ngate: {{rule: al
 RECIPES = {
     "command": "base_model: embedded",
     "pipeline": f"{PIPELINE}{A100}\ntraining: {{epochs: 1, learning_rate: 0.003, warmup: 0.1}}",
+    "service": f"engine: service\nbase_model: {PHI}\ngate: {{rule: always}}\ntraining: {{epochs: 1}}",
 }
 CHAT = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]}
 # Instead of training: fail on records that training cannot read either, wait when it is asked to, else report.
@@ -65,6 +66,8 @@ def forget() -> None:
 @pytest.fixture(autouse=True)
 def _quick_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "COMMAND", QUICK)
+    # This local Azure is in a region without the service; test_service.py has one where it is.
+    monkeypatch.setattr(service, "_check_offer", lambda base_model, region: None)
 
 
 @pytest.fixture(params=sorted(RECIPES))
@@ -128,6 +131,9 @@ def test_submitted_twice_it_is_one_job_whose_model_can_be_registered(
     results = engine.results(run)
     assert results["engine"] == recipe.engine
     assert results["eval"]["tuned"]["loss"] > 0
+    if recipe.engine == "service":  # it registers the model itself
+        assert ml.models.get(*results["model_uri"].split(":")[1:]).path
+        return
     assert results["model_uri"].startswith(f"azureml://jobs/{run.id}/outputs/")
     made = ml.models.create_or_update(
         Model(name=run.model, version="1", path=results["model_uri"], type="mlflow_model")
