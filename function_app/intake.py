@@ -11,12 +11,12 @@ import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.storage.blob import BlobProperties, ContainerClient
 
-from . import azure_clients
+from . import azure_clients, live_record
 from .blob_ranges import Replaced, large_file_slot, read_ranges
 from .block_writer import BlockWriter
 from .dataset.lengths import MAX_BYTES
 from .dataset.report import Report
-from .errors import StepError, TransientError, UserError
+from .errors import TransientError, UserError
 from .examine import Companions, examine, same_training
 from .recipe import Recipe
 from .recipe.defaults import LIVE
@@ -187,16 +187,10 @@ def _held_out_chunks(blob: str, properties: BlobProperties) -> Generator[bytes]:
 
 def _live_base(model: str) -> str | None:
     """The base of the model of this name that serves now, "" when its record does not tell; None when none serves."""
-    from .live import PREFIX, LiveModel
-
-    try:
-        record = _runs().download_blob(f"{PREFIX}{model}.json").readall()
-    except ResourceNotFoundError:
+    record = live_record.read(model)
+    if record is None:
         return None
-    try:
-        base = msgspec.json.decode(record, type=LiveModel).base_model
-    except msgspec.MsgspecError as error:
-        raise StepError(f"the record {PREFIX}{model}.json in the runs container cannot be read: {error}") from None
+    base = str(record.get("base_model") or "")
     return "" if base == LIVE else base
 
 

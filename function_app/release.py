@@ -11,13 +11,12 @@ from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
-from azure.core.exceptions import ResourceNotFoundError
 
-from . import azure_clients, release_managed, release_serverless
+from . import live_record, release_managed, release_serverless
+from .errors import StepError
 from .lifecycle import DeploymentSeen
 from .recipe import Recipe
 from .runs import Run
-from .settings import settings
 
 log = logging.getLogger("function_app.release")
 
@@ -111,16 +110,14 @@ def write_live_record(run: Run) -> None:
         "since": run.stage_since,
         **_by_engine(run).live_fields(run),
     }
-    _live_record(run.model).upload_blob(msgspec.json.encode(record), overwrite=True)
+    live_record.blob(run.model).upload_blob(msgspec.json.encode(record), overwrite=True)
 
 
 def discarded(run: Run) -> bool:
     """Delete a challenger's deployment that will not serve; True once it is gone, or serves and so stays."""
     try:
-        live = msgspec.json.decode(_live_record(run.model).download_blob().readall(), type=dict[str, Any])
-    except ResourceNotFoundError:
-        live = {}
-    except msgspec.MsgspecError as error:  # somebody has changed it: what serves is not known, so nothing is deleted
+        live = live_record.read(run.model) or {}
+    except StepError as error:  # somebody has changed it: what serves is not known, so nothing is deleted
         log.error("discard run_id=%s live_record=%r", run.id, str(error))
         return False
     return live.get("run_id") == run.id or bool(_by_engine(run).discarded(run))
@@ -128,7 +125,3 @@ def discarded(run: Run) -> bool:
 
 def _by_engine(run: Run) -> ModuleType:
     return release_serverless if run.recipe.get("engine") == "service" else release_managed
-
-
-def _live_record(model: str) -> Any:
-    return azure_clients.container(settings().runs_container).get_blob_client(f"live/{model}.json")

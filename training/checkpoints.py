@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training import FineTuneError, distributed
 from training.arguments import FineTuneArguments
+from training.phases import is_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,7 +65,7 @@ def fingerprint(arguments: FineTuneArguments, dataset: "Dataset") -> str:
 
 def remove_checkpoints(arguments: FineTuneArguments) -> None:
     """Delete what ``checkpoint_output`` holds, when the job has succeeded: storage costs money every month."""
-    if arguments.checkpoint_output and distributed.is_first():
+    if arguments.checkpoint_output and is_first():
         for folder in Path(arguments.checkpoint_output).glob("checkpoint-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -84,7 +85,7 @@ class Checkpoints(TrainerCallback):
 
     def newest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint of this training, and say what else lies there; None: begin anew."""
-        found: Checkpoint | None = distributed.from_first(self._newest() if distributed.is_first() else None)
+        found: Checkpoint | None = distributed.from_first(self._newest() if is_first() else None)
         self.last_step = found.step if found else 0
         return found
 
@@ -115,7 +116,7 @@ class Checkpoints(TrainerCallback):
         if self.folder is None:
             return
         # The first process's clock counts, and a notice to any of them: all must write at the same step.
-        due, asked = distributed.agree(distributed.is_first() and time.monotonic() >= self._due, self._asked)
+        due, asked = distributed.agree(is_first() and time.monotonic() >= self._due, self._asked)
         if control.should_training_stop and state.global_step < state.max_steps:
             return  # stopped early, for good: a checkpoint from here would train on
         if due or asked:
@@ -148,7 +149,7 @@ class Checkpoints(TrainerCallback):
         if self.folder is None:
             raise ValueError("there is no folder for checkpoints")
         folder = self.folder / f"checkpoint-{step}"
-        if distributed.is_first():
+        if is_first():
             shutil.rmtree(folder, ignore_errors=True)  # an incomplete one, from before the job was stopped
         distributed.agree(False)  # nobody writes before that
         try:
@@ -160,7 +161,7 @@ class Checkpoints(TrainerCallback):
         except (OSError, RuntimeError, SafetensorError) as error:
             failure = " ".join(str(error).split())[:200]
         failed = distributed.agree(bool(failure))[0]
-        if distributed.is_first():
+        if is_first():
             if not failed:
                 failure = self._mark(folder, step, notes)
             if failure or failed:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from training import FineTuneError, attention, fewer_passes, loss, memory
+from training import FineTuneError, attention, distributed, fewer_passes, loss, memory
 from training.arguments import FineTuneArguments
+from training.phases import is_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,7 +84,7 @@ def choose(arguments: FineTuneArguments, model: "PreTrainedModel", dataset: "Dat
     # Full training keeps its master weights in fp32, or its small steps are rounded away (the tutorials' plain bf16
     # weights: docs/benchmarks.md); a base that only carries adapters may stay small, and is not cast at each step.
     dtype = torch.float32 if full else DTYPES[precision]
-    shared = int(os.environ.get("WORLD_SIZE", "1"))
+    shared = distributed.world_size()
     tokens, longest = _in_a_batch(arguments, dataset, packing)
     needed = memory.estimate(
         model,
@@ -221,5 +222,5 @@ def _in_a_batch(arguments: FineTuneArguments, dataset: "Dataset", packing: bool)
 
 
 def _say(**facts: Any) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(" ".join(["phase=choices", *(f"{key}={value}" for key, value in facts.items())]), flush=True)

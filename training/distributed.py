@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from training import FineTuneError
 from training.arguments import FineTuneArguments
+from training.phases import is_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,11 +34,6 @@ WATCH_SECONDS = 2.0
 def world_size() -> int:
     """Return the number of processes that train."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_first() -> bool:
-    """Return whether this is the only process, or the one that writes, prints and evaluates."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def start() -> None:

@@ -12,6 +12,7 @@ from training import distributed
 from training.arguments import FineTuneArguments
 from training.batches import Row, batches, padded
 from training.data import IGNORED
+from training.phases import is_first
 from training.progress import LINES, Tracking
 
 if TYPE_CHECKING:
@@ -103,12 +104,12 @@ class HeldOut(TrainerCallback):
         with torch.no_grad():
             for name, weight in self._trained():
                 _local(weight).copy_(self._best[name])
-        if distributed.is_first():
+        if is_first():
             print(f"phase=held_out best_step={self.best_step()} kept=best", flush=True)
 
     def save(self, folder: Path) -> None:
         """Write the best weights beside a checkpoint."""
-        if self._best and (self._shared or distributed.is_first()):
+        if self._best and (self._shared or is_first()):
             torch.save(self._best, folder / self._file())
 
     def load(self, folder: Path, curve: list[list[float]]) -> None:
@@ -170,7 +171,7 @@ def _sample(held_out: "Dataset", seed: int) -> list[Row]:
         if rows and tokens > MEASURED_TOKENS:
             break
         rows.append((list(row["input_ids"]), list(row["labels"])))
-    if distributed.is_first():
+    if is_first():
         print(f"phase=held_out records={len(rows)} of={len(order)}", flush=True)
     return rows
 

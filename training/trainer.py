@@ -25,6 +25,7 @@ from training.out_of_memory import (
     smaller,
     with_checkpointing,
 )
+from training.phases import is_first
 from training.progress import LINES, Progress, Tracking
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _train(
     curve.go_back_to_best()
     trained = trainer.known()
     tuned = distributed.unwrapped(trainer, arguments)
-    if tuned is None or not distributed.is_first():
+    if tuned is None or not is_first():
         return None, trained
     if arguments.method != "full":
         trained["adapter_folder"] = Path(tempfile.mkdtemp(prefix="adapter-"))

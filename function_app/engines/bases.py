@@ -5,18 +5,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-from .. import azure_clients
-from ..errors import StepError, UserError
+from .. import azure_clients, live_record
+from ..errors import UserError
 from ..recipe import Recipe
+from ..recipe.defaults import LIVE
 from ..runs import Run
-from ..settings import settings
 
 log = logging.getLogger("function_app.engines")
 
-LIVE = "live"  # the base_model that means: the model of this name that serves now
 REGISTRY_MODEL = re.compile(
     r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+)|/labels/latest)?/?"
 )
@@ -38,24 +36,13 @@ class Start:
 
 def resolve(run: Run, recipe: Recipe) -> Start:
     """What the recipe's base_model stands for at this moment. Raises UserError when there is no such model."""
-    record = live_record(run.model)
+    record = live_record.read(run.model)
     champion = _asset(record) if record else ""
     name = recipe.base_model
     if name == LIVE:
         return _continued(run, record, champion)
     base = registry_model(name).id if name.startswith("azureml:") else ""
     return Start(name, str(base), champion)
-
-
-def live_record(model: str) -> dict[str, Any] | None:
-    """The live record of the model (docs/interfaces.md); None when nothing serves under its name."""
-    runs = azure_clients.container(settings().runs_container)
-    try:
-        return msgspec.json.decode(runs.download_blob(f"live/{model}.json").readall(), type=dict[str, Any])
-    except ResourceNotFoundError:
-        return None
-    except msgspec.MsgspecError as error:
-        raise StepError(f"the record live/{model}.json in the runs container cannot be read: {error}") from None
 
 
 def _continued(run: Run, record: dict[str, Any] | None, champion: str) -> Start:

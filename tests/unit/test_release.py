@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from function_app import release, release_managed, release_serverless
+from function_app import live_record, release, release_managed, release_serverless
 from function_app.engines import service
 from function_app.lifecycle import DeploymentSeen, Finish, GoLive, Observation, next_step
 from function_app.live import LiveModel
@@ -45,7 +45,7 @@ class Container:
 @pytest.fixture
 def container(monkeypatch: pytest.MonkeyPatch) -> Container:
     made = Container()
-    monkeypatch.setattr(release, "_live_record", lambda model: made.get_blob_client(f"live/{model}.json"))
+    monkeypatch.setattr(live_record, "blob", lambda model: made.get_blob_client(f"live/{model}.json"))
     return made
 
 
