@@ -11,7 +11,6 @@ import azure.functions as func
 from azure.core.exceptions import ResourceNotFoundError
 
 from . import azure_clients, intake
-from .lifecycle import Finish, Wait
 from .runs import (
     ENDS,
     LATE,
@@ -27,14 +26,15 @@ from .runs import (
     utc_now,
 )
 from .settings import settings
-from .steps import clean_up, finish, take
+from .settle import finish, settle, waiting_for_turn
+from .step_kinds import Finish, Nothing, Wait
+from .steps import take
 
 log = logging.getLogger("function_app.advance")
 blueprint = func.Blueprint()
 
 MAX_STEPS = 30  # of one invocation; a whole run has fewer
 MAX_DELAY = timedelta(days=6)  # a queue message can be hidden for seven
-CLEAN_UP_AGAIN = timedelta(seconds=20)  # a job or a deployment takes a while to stop
 MAX_REVIVALS, REVIVE_AFTER = 3, timedelta(minutes=15)
 # A queue whose next message has waited this long is behind. Shorter than the time between two sweeps, so that what one
 # has woken is not woken again by the next while it waits.
@@ -102,7 +102,7 @@ def sweep(timer: func.TimerRequest) -> None:
     woken, now = 0, utc_now()
     for summary in store().summaries():
         known.add(summary.id)
-        if (summary.stage not in ENDS or summary.cleanup) and summary.overdue < now:
+        if (summary.stage not in ENDS or summary.unsettled) and summary.overdue < now:
             wake(summary.id)
             woken += 1
     for blob in azure_clients.container(settings().datasets_container).list_blobs(results_per_page=PAGE):
@@ -157,15 +157,19 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
         return None
     run, etag = found
     try:
-        if run.ended:
-            return _clean_up(runs, run, etag, at)
         for _ in range(MAX_STEPS):
+            if run.ended and (run.outbox or run.cleanup):
+                etag, wait = _settle(runs, run, etag)
+                if wait and not (run.asked and run.asked.action == "retire"):
+                    return _sleep(runs, run, etag, wait, at)
             step = take(runs, run)
+            if isinstance(step, Nothing):
+                return None
             if isinstance(step, Wait):
                 return _sleep(runs, run, etag, step, at)
             etag = runs.save(run, etag)
-            if run.stage in ENDS:
-                return _clean_up(runs, run, etag, at)
+            if run.ended:
+                _wake_waiting(runs, run)
         log.error("advance run_id=%s stage=%s steps=%d without an end", id, run.stage, MAX_STEPS)
         return _sleep(runs, run, etag, Wait(LATE, "too many steps at once"), at)
     except Conflict:
@@ -197,15 +201,22 @@ def _receive(runs: RunStore, id: str, dataset: dict[str, str] | None) -> tuple[R
     return (run, created) if created else runs.get(id)
 
 
-def _clean_up(runs: RunStore, run: Run, etag: str, at: str) -> None:
-    """Stop what an ended run has left, and look again until it is gone."""
-    if not run.cleanup:
-        return
-    if clean_up(run):
-        run.cleanup, run.wake_at = "", None
-        runs.save(run, etag)
-    else:
-        _sleep(runs, run, etag, Wait(CLEAN_UP_AGAIN, "what it has left is still stopping"), at)
+def _settle(runs: RunStore, run: Run, etag: str) -> tuple[str, Wait | None]:
+    """Do what an ended run has left to do, as far as it can be done now; the ETag, and the wait for the rest."""
+    before = (run.outbox, run.cleanup)
+    wait = settle(runs, run, utc_now())
+    if (run.outbox, run.cleanup) != before:
+        if wait is None:
+            run.wake_at = None
+        etag = runs.save(run, etag)
+        _wake_waiting(runs, run)
+    return etag, wait
+
+
+def _wake_waiting(runs: RunStore, run: Run) -> None:
+    """One that waits for the turn to release would find out by itself, but later."""
+    for id in waiting_for_turn(runs, run):
+        wake(id)
 
 
 def _sleep(runs: RunStore, run: Run, etag: str, step: Wait, at: str) -> None:

@@ -1,157 +1,111 @@
 """The state machine of a run: what to do next, given what is there. No I/O."""
 
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from .gate import judge
+from .observation import DeploymentSeen, JobSeen, Observation
 from .runs import Run, Stage
+from .step_kinds import (
+    CheckDeployment,
+    CheckSafety,
+    CollectResults,
+    CreateDeployment,
+    CreateEndpoint,
+    Finish,
+    Forget,
+    GoLive,
+    Move,
+    Nothing,
+    Register,
+    Resume,
+    ShiftTraffic,
+    Step,
+    SubmitJob,
+    TakeTurn,
+    Validate,
+    Verify,
+    Wait,
+)
 
 # Polls start quickly and slow down with the time already waited: a tenth of it, between these bounds, in seconds.
 FASTEST_POLL, SLOWEST_POLL = 1.0, 30.0
 # A job's end is told by an event; this is for the case that the event is lost, beside the sweep.
 JOB_POLL = timedelta(minutes=5)
-# How long a stage may wait for Azure. A job has its own time limit, so this is the time in the queue besides.
+# How often the deployment is looked at while it has a share of the traffic.
+SHARE_POLL = timedelta(minutes=1)
+# How long a stage may last, waiting for Azure or failing at it. A job has its own time limit, so training's is the time
+# in the queue besides. A run that is registered may wait for another's release; to a deployment's, see deadline().
 DEADLINES = {
+    Stage.RECEIVED: timedelta(days=1),
+    Stage.VALIDATED: timedelta(days=1),
     Stage.TRAINING: timedelta(days=5),
-    Stage.REGISTERED: timedelta(hours=1),
-    Stage.DEPLOYING: timedelta(hours=2),
-    Stage.SHIFTING: timedelta(hours=1),
+    Stage.TRAINED: timedelta(days=30),
+    Stage.APPROVED: timedelta(days=1),
+    Stage.REGISTERED: timedelta(days=1),
+    Stage.DEPLOYING: timedelta(hours=1.5),
+    Stage.VERIFYING: timedelta(hours=1),
+    Stage.SHIFTING: timedelta(hours=2),
 }
 MAX_TRIES = 3  # of a request that Azure took and that then failed
 TWIN_POLL = timedelta(seconds=2)
 
 
-@dataclass(frozen=True)
-class JobSeen:
-    """An Azure ML job: its status in Azure's words, and why it failed."""
-
-    status: str
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class DeploymentSeen:
-    """An online deployment: its provisioning state, and the end of its log when that is Failed."""
-
-    state: str
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Twin:
-    """Another run with the same records and recipe, that has not ended badly; ``earlier`` by the time of its drop."""
-
-    id: str
-    stage: Stage
-    earlier: bool
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What is really there in Azure, as far as the run's stage needs to know."""
-
-    overtaken_by: str = ""
-    twins: tuple[Twin, ...] = ()
-    job: JobSeen | None = None
-    endpoint_state: str = ""
-    deployment: DeploymentSeen | None = None
-    traffic: dict[str, int] = field(default_factory=dict)
-
-
-class Step:
-    """Something to do. What it means is written at each kind."""
-
-
-@dataclass(frozen=True)
-class Validate(Step):
-    """Read the file and the recipe, write the report and both splits."""
-
-
-@dataclass(frozen=True)
-class SubmitJob(Step):
-    """Submit the training job (PUT under the run's id: a second time changes nothing)."""
-
-
-@dataclass(frozen=True)
-class CollectResults(Step):
-    """Read the job's metrics into the record."""
-
-
-@dataclass(frozen=True)
-class Register(Step):
-    """Register the job's model under the run's version."""
-
-
-@dataclass(frozen=True)
-class CreateEndpoint(Step):
-    """Start creating the model's endpoint."""
-
-
-@dataclass(frozen=True)
-class CreateDeployment(Step):
-    """Start creating the challenger's deployment beside the champion's."""
-
-
-@dataclass(frozen=True)
-class Verify(Step):
-    """Ask the new deployment, and no other, a few questions."""
-
-
-@dataclass(frozen=True)
-class ShiftTraffic(Step):
-    """Send all of the endpoint's traffic to the new deployment."""
-
-
-@dataclass(frozen=True)
-class GoLive(Step):
-    """Tell the chat route, and delete the deployments that the new one replaces."""
-
-
-@dataclass(frozen=True)
-class Move(Step):
-    """Enter a stage; nothing else to do."""
-
-    stage: Stage
-    reason: str
-
-
-@dataclass(frozen=True)
-class Wait(Step):
-    """Nothing to do before ``delay`` has passed (or an event comes)."""
-
-    delay: timedelta
-    reason: str
-
-
-@dataclass(frozen=True)
-class Finish(Step):
-    """End the run. What it has started and nobody uses is stopped afterwards."""
-
-    stage: Stage
-    reason: str
-
-
-@dataclass(frozen=True)
-class Nothing(Step):
-    """The run has ended."""
-
-
 def next_step(run: Run, seen: Observation, now: datetime) -> Step:
     """Return the one step that brings ``run`` closer to its end.
 
-    The same ``run`` and ``seen`` give the same step (``now`` only sets how long a Wait is), so events may come twice,
-    late, or never.
+    The same ``run`` and ``seen`` give the same step (``now`` only decides whether a wait is over), so events may come
+    twice, late, or never.
     """
     if run.ended:
-        return Nothing()
-    # Once it has the traffic, it goes live: the newer one will replace it in its turn.
-    if seen.overtaken_by and seen.traffic.get(run.deployment) != 100:
+        return _ended(run, seen)
+    if run.asked and run.asked.action == "cancel":
+        return Finish(Stage.CANCELLED, f"cancelled {run.asked.in_words}")
+    if run.asked and run.stage != Stage.TRAINED:
+        return Forget()
+    # Once it has some of the traffic it goes on: the newer one will replace it in its turn.
+    if seen.overtaken_by and not run.share and not seen.traffic.get(run.deployment):
         return Finish(Stage.SUPERSEDED, f"overtaken by the newer run {seen.overtaken_by}")
     step = _next(run, seen, now)
-    deadline = DEADLINES.get(run.stage)
-    if isinstance(step, Wait) and deadline and now - run.stage_since > deadline:
-        return Finish(Stage.FAILED, f"{step.reason}, and has been for more than {deadline}; it was given up")
+    if isinstance(step, Wait) and out_of_time(run, now):
+        return Finish(Stage.FAILED, f"{step.reason}, and has been for more than {deadline(run)}; it was given up")
     return step
+
+
+def deadline(run: Run) -> timedelta | None:
+    """How long the run may be in its stage; None for an end."""
+    limit = DEADLINES.get(run.stage)
+    if limit and run.stage == Stage.DEPLOYING:
+        limit += timedelta(minutes=float((run.recipe.get("serving") or {}).get("startup_minutes", 30)))
+    return limit
+
+
+def out_of_time(run: Run, now: datetime) -> bool:
+    """Whether the run has been in its stage for longer than it may."""
+    limit = deadline(run)
+    return limit is not None and now - run.stage_since > limit
+
+
+def _ended(run: Run, seen: Observation) -> Step:
+    """An ended run stays as it is, unless a person asks for something that its end allows."""
+    if run.asked is None:
+        return Nothing()
+    if run.asked.action == "retire" and run.stage == Stage.LIVE:
+        return Finish(Stage.RETIRED, f"retired {run.asked.in_words}")
+    if run.asked.action != "retry" or run.stage not in (Stage.FAILED, Stage.CANCELLED):
+        return Forget()
+    if run.cleanup:
+        return Nothing()  # what it has left is deleted first
+    return Resume(_resumed_at(run, seen), f"taken up again {run.asked.in_words}")
+
+
+def _resumed_at(run: Run, seen: Observation) -> Stage:
+    stopped_at = next(event.stage for event in reversed(run.history) if event.stage in DEADLINES)
+    if stopped_at == Stage.TRAINING and not (seen.job and seen.job.status == "Completed"):
+        return Stage.VALIDATED  # a job that has ended badly cannot go on: another one is submitted
+    if stopped_at in (Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING):
+        return Stage.REGISTERED  # its deployment was deleted
+    return stopped_at
 
 
 def _next(run: Run, seen: Observation, now: datetime) -> Step:
@@ -163,13 +117,15 @@ def _next(run: Run, seen: Observation, now: datetime) -> Step:
         case Stage.TRAINING:
             return _training(seen)
         case Stage.TRAINED:
+            if seen.safety and "safety" not in run.numbers:
+                return CheckSafety()
             from_champion = run.recipe.get("base_model") == "live"
             against = "the serving model's" if from_champion else "the base's"
-            return judge(run.recipe.get("gate", {}).get("rule", "better_than_base"), run.numbers, against)
+            return judge(run.recipe.get("gate") or {}, run.numbers, run.asked, against)
         case Stage.APPROVED:
             return Register()
         case Stage.REGISTERED:
-            return _endpoint(run, seen, now)
+            return _registered(run, seen, now)
         case Stage.DEPLOYING:
             return _deploying(run, seen, now)
         case Stage.VERIFYING:
@@ -202,24 +158,12 @@ def _training(seen: Observation) -> Step:
             return Wait(JOB_POLL, f"the job is {status}")
 
 
-def judge(rule: str, numbers: dict[str, Any], against: str = "the base's") -> Step:
-    """The gate: may the challenger serve? Compares mean held-out losses (nats per token).
-
-    ``against``: whose loss that of the base is, in words: a run may go on from the model that serves.
-    """
-    held_out = numbers.get("eval") or {}
-    base, tuned = ((held_out.get(which) or {}).get("loss") for which in ("base", "tuned"))
-    if rule == "always":
-        return Move(Stage.APPROVED, "the recipe's gate lets every model pass")
-    if base is None or tuned is None:
-        return Finish(Stage.REJECTED, "the job reported no held-out loss, so nothing shows that the model is better")
-    # Written so that a loss that is not a number is refused too.
-    if tuned < base:
-        return Move(Stage.APPROVED, f"held-out loss {tuned:.3f}, {against} is {base:.3f}")
-    return Finish(Stage.REJECTED, f"held-out loss {tuned:.3f} is not better than {against} {base:.3f}")
-
-
-def _endpoint(run: Run, seen: Observation, now: datetime) -> Step:
+def _registered(run: Run, seen: Observation, now: datetime) -> Step:
+    """One release for a model at a time, so the turn comes first; then the endpoint, then the deployment."""
+    if seen.releasing:
+        return Wait(_poll(run, now), f"the release of {seen.releasing} is under way")
+    if not run.holds_turn:
+        return TakeTurn()
     match seen.endpoint_state:
         case "":
             return CreateEndpoint()
@@ -246,20 +190,41 @@ def _deploying(run: Run, seen: Observation, now: datetime) -> Step:
 
 
 def _shifting(run: Run, seen: Observation, now: datetime) -> Step:
+    """Share by share: shift, wait, ask the deployment again; at 100 % the model is live."""
     if seen.deployment is None or seen.deployment.state in ("Failed", "Canceled"):
-        return Finish(Stage.FAILED, "the deployment was lost before it got any traffic")
+        return Finish(Stage.FAILED, f"the deployment was lost when it had {run.share} % of the traffic")
+    share = run.share or _next_share(run, seen)
     if seen.endpoint_state in ("Failed", "Canceled"):
-        return _again(run, ShiftTraffic(), "the traffic could not be shifted; see the endpoint in Azure ML")
+        return _again(run, ShiftTraffic(share), "the traffic could not be shifted; see the endpoint in Azure ML")
     if seen.endpoint_state != "Succeeded":
         return Wait(_poll(run, now), f"the endpoint is {seen.endpoint_state}")
-    if seen.traffic.get(run.deployment) != 100:
-        return ShiftTraffic()
-    return GoLive()
+    if not run.share or seen.traffic.get(run.deployment, 0) != run.share:
+        return _again(run, ShiftTraffic(share), f"the endpoint does not give the deployment {share} % of its traffic")
+    if run.share == 100:
+        return GoLive()
+    if run.checked == run.share:
+        return ShiftTraffic(_next_share(run, seen))
+    left = run.stage_since + timedelta(minutes=float(_release(run).get("step_minutes", 1))) - now
+    if left > timedelta(0):
+        return Wait(min(left, SHARE_POLL), f"it has {run.share} % of the traffic")
+    return CheckDeployment()
+
+
+def _next_share(run: Run, seen: Observation) -> int:
+    """All at once where nothing else serves, and on the way back to a model that has served before."""
+    if not seen.champion or run.release_of:
+        return 100
+    steps: list[int] = _release(run).get("steps") or [10, 50, 100]
+    return next((share for share in steps if share > run.share), 100)
+
+
+def _release(run: Run) -> dict[str, Any]:
+    return run.recipe.get("release") or {}
 
 
 def _again(run: Run, step: Step, reason: str) -> Step:
     """A request that failed in Azure is sent again a few times: an update is how a failed endpoint recovers."""
-    return step if run.attempts < MAX_TRIES else Finish(Stage.FAILED, reason)
+    return step if run.tries < MAX_TRIES else Finish(Stage.FAILED, reason)
 
 
 def _poll(run: Run, now: datetime) -> timedelta:

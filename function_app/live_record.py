@@ -1,5 +1,6 @@
 """The live record of one model, for those who move runs; live.py reads all of them for the chat."""
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -25,3 +26,9 @@ def read(model: str) -> dict[str, Any] | None:
         return None
     except msgspec.MsgspecError as error:
         raise StepError(f"the record {PREFIX}{model}.json in the runs container cannot be read: {error}") from None
+
+
+def delete(model: str) -> None:
+    """Nothing serves under the model's name any more."""
+    with suppress(ResourceNotFoundError):
+        blob(model).delete_blob()

@@ -14,7 +14,7 @@ import msgspec
 
 from . import live_record, release_managed, release_serverless
 from .errors import StepError
-from .lifecycle import DeploymentSeen
+from .observation import DeploymentSeen
 from .recipe import Recipe
 from .runs import Run
 
@@ -75,9 +75,17 @@ def verify(run: Run) -> str:
     return str(_by_engine(run).verify(run))
 
 
-def shift_traffic(run: Run) -> None:
-    """Send everything to the run's model."""
-    _by_engine(run).shift_traffic(run)
+def champion(run: Run) -> str:
+    """The deployment that serves beside the run's own, on the same endpoint; "" when there is none that is well."""
+    return str(_by_engine(run).champion(run))
+
+
+def shift_traffic(run: Run, share: int) -> None:
+    """Send ``share`` percent of the requests to the run's model, the others to the champion.
+
+    Raises TransientError when the champion that was to keep the others is gone.
+    """
+    _by_engine(run).shift_traffic(run, share)
 
 
 def other_deployments(run: Run) -> dict[Place, str]:
@@ -114,13 +122,33 @@ def write_live_record(run: Run) -> None:
 
 
 def discarded(run: Run) -> bool:
-    """Delete a challenger's deployment that will not serve; True once it is gone, or serves and so stays."""
+    """Give the traffic back to the champion and delete a challenger's deployment that will not serve.
+
+    True once it is gone, or serves and so stays; to be repeated until then.
+    """
     try:
         live = live_record.read(run.model) or {}
     except StepError as error:  # somebody has changed it: what serves is not known, so nothing is deleted
         log.error("discard run_id=%s live_record=%r", run.id, str(error))
         return False
     return live.get("run_id") == run.id or bool(_by_engine(run).discarded(run))
+
+
+def retired(run: Run) -> bool:
+    """Take the model of a run out of service: the live record first, then its endpoints. The models stay registered.
+
+    True once they are gone, or when another run serves under the name; to be repeated until then. Raises StepError when
+    the live record cannot be read.
+    """
+    live = live_record.read(run.model)
+    if live is not None:
+        if live.get("run_id") != run.id:
+            return True
+        live_record.delete(run.model)
+    serverless = release_serverless.endpoints(run.model)
+    for name in serverless:
+        release_serverless.delete(name)
+    return release_managed.endpoint_deleted(run.model) and not serverless
 
 
 def _by_engine(run: Run) -> ModuleType:

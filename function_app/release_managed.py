@@ -7,9 +7,9 @@ from typing import Any
 
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 
-from . import azure_clients, verification
+from . import azure_clients, live_record, verification
 from .errors import TransientError
-from .lifecycle import DeploymentSeen
+from .observation import DeploymentSeen
 from .recipe import Recipe
 from .runs import Run
 from .settings import settings
@@ -179,11 +179,30 @@ def verify(run: Run) -> str:
     return verification.ask(run, _chat_url(run), authorization, {"azureml-model-deployment": run.deployment})
 
 
-def shift_traffic(run: Run) -> None:
-    """Send everything to the run's deployment. One PUT: requests in flight end where they are."""
+def champion(run: Run) -> str:
+    """The deployment that the live record names, when it is on this endpoint, well, and not the run's own."""
+    live = live_record.read(run.model) or {}
+    name = str(live.get("deployment") or "")
+    if not name or name == run.deployment or live.get("endpoint") != endpoint_name(run):
+        return ""
+    try:
+        deployment = azure_clients.ml_client().online_deployments.get(name, endpoint_name(run))
+    except ResourceNotFoundError:
+        return ""
+    return name if azure_clients.plain(deployment.provisioning_state) == "Succeeded" else ""
+
+
+def shift_traffic(run: Run, share: int) -> None:
+    """As release.shift_traffic. One PUT: requests in flight end where they are."""
     ml = azure_clients.ml_client()
     endpoint = ml.online_endpoints.get(endpoint_name(run))
-    endpoint.traffic = {run.deployment: 100}
+    traffic = {run.deployment: share}
+    if share < 100:
+        keeps = champion(run)
+        if not keeps:
+            raise TransientError("the deployment that serves is gone; looking again")
+        traffic[keeps] = 100 - share
+    endpoint.traffic = traffic
     ml.online_endpoints.begin_create_or_update(endpoint)
 
 
@@ -224,12 +243,34 @@ def live_fields(run: Run) -> dict[str, Any]:
 
 
 def discarded(run: Run) -> bool:
-    """Delete a challenger's deployment that will not serve; True once it is gone, or has traffic and so stays."""
+    """Give the challenger's traffic back to the champion, then delete its deployment; True once it is gone."""
     state, traffic = observe_endpoint(run)
-    if not state or traffic.get(run.deployment) or observe_deployment(run) is None:
+    if not state:
+        return True
+    if traffic.get(run.deployment):
+        ml = azure_clients.ml_client()
+        endpoint = ml.online_endpoints.get(endpoint_name(run))
+        keeps = champion(run)
+        endpoint.traffic = {keeps: 100} if keeps else {}
+        ml.online_endpoints.begin_create_or_update(endpoint)
+        log.info("discard run_id=%s traffic_back_to=%s", run.id, keeps or "nobody")
+        return False
+    if observe_deployment(run) is None:
         return True
     try:
         delete_deployment(run.model, run.deployment)
     except ResourceExistsError:  # 409: it is still being created, and can be deleted when that is over
         log.info("discard run_id=%s busy", run.id)
+    return False
+
+
+def endpoint_deleted(model: str) -> bool:
+    """Delete the model's endpoint with all its deployments; True once it is gone."""
+    ml = azure_clients.ml_client()
+    try:
+        endpoint = ml.online_endpoints.get(_endpoint(model))
+    except ResourceNotFoundError:
+        return True
+    if azure_clients.plain(endpoint.provisioning_state) != "Deleting":
+        ml.online_endpoints.begin_delete(_endpoint(model))
     return False

@@ -46,6 +46,20 @@ class Event(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Ask(msgspec.Struct, frozen=True):
+    """What a person (or the app's own watch, for ``retire``) asks of a run; the state machine answers it."""
+
+    action: Literal["approve", "reject", "cancel", "retry", "retire"]
+    by: str
+    at: datetime
+    note: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """``by alice: looks right``."""
+        return f"by {self.by}: {self.note}" if self.note else f"by {self.by}"
+
+
 class DatasetVersion(msgspec.Struct, frozen=True):
     """One version of one dropped file. ``blob`` is its name in the datasets container, ``etag`` without quotes."""
 
@@ -56,11 +70,18 @@ class DatasetVersion(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, kw_only=True):
-    """One pass through the loop for one version of one dataset.
+    """One pass through the loop for one version of one dataset; or one way back to a model that served before.
 
-    ``wake_at``: when the message that is under way arrives. ``attempts``: of the present step, at Azure's failures.
-    ``revivals``: how often the run was taken out of the poison queue. ``fingerprint``: of the records and the recipe,
-    by which a second drop of the same file is recognised. ``cleanup``: what an ended run has left that costs money.
+    ``wake_at``: when the message that is under way arrives. ``attempts``: of the present step, failures in a row;
+    ``failures``: of all steps, the run's budget; ``tries``: requests of this stage that Azure took and that may have
+    failed; ``revivals``: how often the run was taken out of the poison queue. ``fingerprint``: of the records and the
+    recipe, by which a second drop of the same file is recognised. ``generation``: how often the job was begun anew.
+    ``holds_turn``: it has the model's turn to release (turn.py). ``share``: percent of the endpoint's traffic that
+    the run has asked for; ``checked``: the share at which the deployment was last found good. ``asked``: what a
+    person wants and the run has not yet done. ``cleanup``, not before ``cleanup_at``: what an ended run has left to
+    be deleted: its job, its deployment (after the traffic is back on the champion), the deployments that it has
+    replaced, or the whole endpoint. ``outbox``: outcomes to be published. ``release_of``: the id of the run whose
+    model a rollback releases again, under ``version``, in its deployment ``place`` where that is still there.
     """
 
     id: str
@@ -71,9 +92,21 @@ class Run(msgspec.Struct, kw_only=True):
     history: list[Event] = []
     wake_at: datetime | None = None
     attempts: int = 0
+    tries: int = 0
+    failures: int = 0
     revivals: int = 0
     fingerprint: str = ""
-    cleanup: Literal["", "job", "deployment"] = ""
+    generation: int = 0
+    holds_turn: bool = False
+    share: int = 0
+    checked: int = 0
+    asked: Ask | None = None
+    cleanup: Literal["", "job", "deployment", "replaced", "endpoint"] = ""
+    cleanup_at: datetime | None = None
+    outbox: list[str] = []
+    release_of: str = ""
+    version: str = ""
+    place: str = ""
     recipe: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     links: dict[str, str] = {}
@@ -83,18 +116,28 @@ class Run(msgspec.Struct, kw_only=True):
         return self.stage in ENDS
 
     @property
+    def unsettled(self) -> bool:
+        """Whether an ended run still has something to do."""
+        return bool(self.cleanup or self.outbox or self.asked)
+
+    @property
     def suffix(self) -> str:
         """The 12 hex digits of the id; what has a short name in Azure is called by them."""
         return self.id.rpartition("-")[2]
 
     @property
+    def job(self) -> str:
+        """The job's name: the run's id, so that submitting twice is submitting once; with a number after a retry."""
+        return f"{self.id}-{self.generation}" if self.generation else self.id
+
+    @property
     def deployment(self) -> str:
-        return f"r-{self.suffix}"
+        return self.place or f"r-{self.suffix}"
 
     @property
     def model_version(self) -> str:
         """The time of receipt to the millisecond: sorts, and stays the same however often it is registered."""
-        return self.received_at.strftime("%Y%m%d%H%M%S") + f"{self.received_at.microsecond // 1000:03d}"
+        return self.version or self.received_at.strftime("%Y%m%d%H%M%S") + f"{self.received_at.microsecond // 1000:03d}"
 
     @property
     def stage_since(self) -> datetime:
@@ -104,7 +147,8 @@ class Run(msgspec.Struct, kw_only=True):
         """Enter a stage, with the reason for people to read."""
         self.stage = stage
         self.history = [*self.history, Event(now, stage, reason)]
-        self.attempts = 0
+        self.attempts = self.tries = 0
+        self.asked = None
         self.wake_at = None
 
 
@@ -131,7 +175,8 @@ class Summary(msgspec.Struct, frozen=True):
     """What a listing tells of a run without reading its record.
 
     ``overdue`` is when its message must have been lost: some time after ``wake_at`` or, while somebody should be
-    working on it, after the longest time that an invocation may take.
+    working on it, after the longest time that an invocation may take. ``unsettled``: it has ended, and has still
+    something to do. ``rollback``: it is a way back to an earlier model, not of newer data.
     """
 
     id: str
@@ -140,7 +185,8 @@ class Summary(msgspec.Struct, frozen=True):
     uploaded_at: datetime
     overdue: datetime
     fingerprint: str
-    cleanup: bool
+    unsettled: bool
+    rollback: bool = False
 
 
 class RunStore(Protocol):
@@ -201,15 +247,18 @@ class BlobRunStore:
                 if "wake_at" in known
                 else blob.last_modified + LONGEST_INVOCATION,
                 fingerprint=known.get("fingerprint", ""),
-                cleanup="cleanup" in known,
+                unsettled="unsettled" in known,
+                rollback="rollback" in known,
             )
 
     def _upload(self, run: Run, **conditions: Any) -> str:
         metadata = {"model": run.model, "stage": str(run.stage), "uploaded_at": run.dataset.uploaded_at.isoformat()}
         if run.fingerprint:
             metadata["fingerprint"] = run.fingerprint
-        if run.cleanup:
-            metadata["cleanup"] = run.cleanup
+        if run.ended and run.unsettled:
+            metadata["unsettled"] = "true"
+        if run.release_of:
+            metadata["rollback"] = "true"
         if run.wake_at:
             metadata["wake_at"] = run.wake_at.isoformat()
         body = msgspec.json.format(msgspec.json.encode(run))

@@ -34,6 +34,9 @@ class Settings:
     training_identity_id: str
     endpoint_identity_id: str
     chat_api_keys: str
+    operator_api_keys: str
+    outcome_topic_endpoint: str
+    content_safety_endpoint: str
 
     @property
     def workspace_id(self) -> str:
@@ -70,6 +73,8 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     )
     workspace_blob = url("WorkspaceStorage__blobServiceUri", env.get("WorkspaceStorage__blobServiceUri", "") or blob)
     gpu_index = env.get("TRAINING_GPU_INDEX", "").strip()
+    outcome_topic = env.get("OUTCOME_TOPIC_ENDPOINT", "").strip()
+    content_safety = env.get("CONTENT_SAFETY_ENDPOINT", "").strip()
     return Settings(
         blob_service_uri=blob,
         queue_service_uri=queue,
@@ -92,6 +97,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         training_identity_id=env.get("TRAINING_IDENTITY_ID", ""),
         endpoint_identity_id=env.get("ENDPOINT_IDENTITY_ID", ""),
         chat_api_keys=env.get("CHAT_API_KEYS", ""),
+        operator_api_keys=env.get("OPERATOR_API_KEYS", ""),
+        outcome_topic_endpoint=outcome_topic and url("OUTCOME_TOPIC_ENDPOINT", outcome_topic),
+        content_safety_endpoint=content_safety and url("CONTENT_SAFETY_ENDPOINT", content_safety),
     )
 
 

@@ -1,6 +1,7 @@
 """One step of a run: look at what is there, decide by the state machine, do it. Used by advance.py alone."""
 
 import logging
+import random
 from datetime import timedelta
 
 import msgspec
@@ -12,38 +13,43 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
-from . import engines, intake, release
+from . import content_safety, engines, intake, release, settle, turn
 from .blob_ranges import Replaced
 from .dataset import wording
 from .errors import StepError, TransientError, UserError
-from .lifecycle import (
+from .lifecycle import deadline, next_step, out_of_time
+from .observe import observe
+from .recipe import Recipe
+from .runs import Run, RunStore, Stage, utc_now
+from .step_kinds import (
+    CheckDeployment,
+    CheckSafety,
     CollectResults,
     CreateDeployment,
     CreateEndpoint,
     Finish,
+    Forget,
     GoLive,
     Move,
     Nothing,
-    Observation,
     Register,
+    Resume,
     ShiftTraffic,
     Step,
     SubmitJob,
-    Twin,
+    TakeTurn,
     Validate,
     Verify,
     Wait,
-    next_step,
 )
-from .recipe import Recipe
-from .runs import Run, RunStore, Stage, Summary, utc_now
 
 log = logging.getLogger("function_app.steps")
 
 MAX_ATTEMPTS = 8  # of one step that Azure could not do; with the delays below about half an hour
+MAX_FAILURES = 60  # of all steps of a run together
 RETRY_DELAYS = (2, 5, 15, 60, 120, 300, 600, 900)  # seconds
-# Stages of a run that counts: its data is good, and it has not ended badly.
-COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED})
+JITTER = 0.25  # share by which a delay is longer or shorter: runs that failed together do not come back together
+LONGEST_RETRY_AFTER = 3600.0  # seconds; what Azure asks for beyond is not waited for in one go
 TRANSIENT_STATUS = frozenset({401, 403, 408, 409, 412, 423, 429, 500, 502, 503, 504})
 
 
@@ -56,63 +62,48 @@ def take(runs: RunStore, run: Run) -> Step:
             run.attempts = 0  # Azure has answered: only failures in a row count
         return step
     except Replaced:
-        return finish(run, Finish(Stage.SUPERSEDED, "the file was replaced or deleted while it was read"))
+        return settle.finish(run, Finish(Stage.SUPERSEDED, "the file was replaced or deleted while it was read"))
     except UserError as error:
-        return finish(run, Finish(Stage.REJECTED, str(error)))
+        return settle.finish(run, Finish(Stage.REJECTED, str(error)))
     except StepError as error:
-        return finish(run, Finish(Stage.FAILED, str(error)))
+        return settle.finish(run, Finish(Stage.FAILED, str(error)))
     except (TransientError, AzureError) as error:
+        if run.ended:
+            return _not_now(run, error)
         if not _transient(error):
-            return finish(run, Finish(Stage.FAILED, f"Azure refused: {_first_line(error)}"))
-        run.attempts += 1
-        log.warning(
-            "advance run_id=%s stage=%s attempt=%d error=%s", run.id, run.stage, run.attempts, type(error).__name__
-        )
-        if run.attempts > MAX_ATTEMPTS:
-            return finish(run, Finish(Stage.FAILED, f"gave up after {MAX_ATTEMPTS} attempts: {_first_line(error)}"))
-        return Wait(timedelta(seconds=RETRY_DELAYS[run.attempts - 1]), "Azure could not do it this time")
+            return settle.finish(run, Finish(Stage.FAILED, f"Azure refused: {_first_line(error)}"))
+        return _try_again(run, error)
 
 
-def observe(runs: RunStore, run: Run) -> Observation:
-    """Look at what the run's stage depends on, and at nothing else."""
-    if run.stage in (Stage.RECEIVED, Stage.TRAINED):
-        return Observation()
-    others = [
-        other for other in runs.summaries(f"{run.model}-")
-        if other.model == run.model and other.id != run.id and other.stage in COUNTING
-    ]  # fmt: skip
-    overtaken_by = _overtaken_by(run, others)
-    match run.stage:
-        case Stage.VALIDATED:
-            return Observation(overtaken_by, _twins(run, others))
-        case Stage.APPROVED | Stage.VERIFYING:
-            return Observation(overtaken_by)
-        case Stage.TRAINING:
-            return Observation(overtaken_by, job=_engine(run).observe(run))
-        case _:
-            state, traffic = release.observe_endpoint(run)
-            deployment = release.observe_deployment(run) if state and run.stage != Stage.REGISTERED else None
-            return Observation(overtaken_by, endpoint_state=state, deployment=deployment, traffic=traffic)
+def _try_again(run: Run, error: Exception) -> Step:
+    """Wait, longer from failure to failure; or give up when the step, the stage or the run has used up what it may."""
+    run.failures += 1
+    wait = _not_now(run, error)
+    if run.attempts > MAX_ATTEMPTS:
+        return settle.finish(run, Finish(Stage.FAILED, f"gave up after {MAX_ATTEMPTS} attempts: {_first_line(error)}"))
+    if run.failures > MAX_FAILURES:
+        reason = f"gave up after {MAX_FAILURES} failures of all its steps, the last: {_first_line(error)}"
+        return settle.finish(run, Finish(Stage.FAILED, reason))
+    if out_of_time(run, utc_now()):
+        reason = f"gave up after more than {deadline(run)} at this stage: {_first_line(error)}"
+        return settle.finish(run, Finish(Stage.FAILED, reason))
+    return wait
 
 
-def _overtaken_by(run: Run, others: list[Summary]) -> str:
-    """The newest run whose data came later; the same file dropped again overtakes nothing."""
-    newer = [
-        (other.uploaded_at, other.id)
-        for other in others
-        if other.uploaded_at > run.dataset.uploaded_at and other.fingerprint != run.fingerprint
-    ]
-    return max(newer)[1] if newer else ""
+def _not_now(run: Run, error: Exception) -> Wait:
+    run.attempts += 1
+    log.warning("advance run_id=%s stage=%s attempt=%d error=%s", run.id, run.stage, run.attempts, type(error).__name__)
+    delay = RETRY_DELAYS[min(run.attempts, len(RETRY_DELAYS)) - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+    return Wait(timedelta(seconds=max(delay, _retry_after(error))), "Azure could not do it this time")
 
 
-def _twins(run: Run, others: list[Summary]) -> tuple[Twin, ...]:
-    """The runs of the same records and recipe, but for those whose model no longer serves."""
-    mine = (run.dataset.uploaded_at, run.id)
-    return tuple(
-        Twin(other.id, other.stage, (other.uploaded_at, other.id) < mine)
-        for other in others
-        if other.fingerprint == run.fingerprint and other.stage != Stage.RETIRED
-    )
+def _retry_after(error: Exception) -> float:
+    """The seconds that Azure asks to wait; 0 when it does not say."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        return min(max(float(headers.get("Retry-After", 0)), 0.0), LONGEST_RETRY_AFTER)
+    except ValueError:  # a date, which Azure ML does not send; the usual delay does then
+        return 0.0
 
 
 def _act(runs: RunStore, run: Run, step: Step) -> None:
@@ -125,36 +116,72 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             recipe = _recipe(run)
             _engine(run).check(run, recipe)
             run.links["job"] = _engine(run).submit(run, recipe)
-            run.move(Stage.TRAINING, f"job {run.id} submitted", utc_now())
+            run.move(Stage.TRAINING, f"job {run.job} submitted", utc_now())
         case CollectResults():
             run.numbers.update(_engine(run).results(run))
             run.move(Stage.TRAINED, "the training job completed", utc_now())
+        case CheckSafety():
+            run.numbers["safety"] = content_safety.check(run)
         case Register():
             name, version = release.register(run)
             run.move(Stage.REGISTERED, f"model {name}, version {version}", utc_now())
+        case GoLive():
+            _go_live(runs, run)
+        case Move(stage, reason):
+            run.move(stage, reason, utc_now())
+        case Finish():
+            settle.finish(run, step)
+        case Resume(stage, reason):
+            _resume(run, stage, reason)
+        case Forget():
+            run.asked = None
+        case Wait() | Nothing():
+            return
+        case _:
+            _release(runs, run, step)
+    log.info("step run_id=%s kind=%s stage=%s", run.id, type(step).__name__, run.stage)
+
+
+def _release(runs: RunStore, run: Run, step: Step) -> None:
+    """The steps between the registered model and the live one."""
+    match step:
+        case TakeTurn():
+            run.holds_turn = turn.take(runs, run)
         case CreateEndpoint():
-            run.attempts += 1
             release.create_endpoint(run)
+            run.tries += 1
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
             run.move(Stage.DEPLOYING, release.place_in_words(run), utc_now())
         case Verify():
             run.move(Stage.SHIFTING, release.verify(run), utc_now())
-        case ShiftTraffic():
-            run.attempts += 1
-            release.shift_traffic(run)
-        case GoLive():
-            release.write_live_record(run)
-            _replace_others(runs, run)
-            run.links["chat"] = "/api/v1/chat/completions"
-            run.move(Stage.LIVE, f"all traffic goes to {release.place_in_words(run)}", utc_now())
-        case Move(stage, reason):
-            run.move(stage, reason, utc_now())
-        case Finish():
-            finish(run, step)
-        case Wait() | Nothing():
-            return
-    log.info("step run_id=%s kind=%s stage=%s", run.id, type(step).__name__, run.stage)
+        case ShiftTraffic(share):
+            release.shift_traffic(run, share)
+            run.tries += 1
+            if share != run.share:
+                run.share = share
+                run.move(Stage.SHIFTING, f"{share} % of the traffic", utc_now())
+        case CheckDeployment():
+            release.verify(run)
+            run.checked = run.share
+
+
+def _go_live(runs: RunStore, run: Run) -> None:
+    release.write_live_record(run)
+    settle.retire_others(runs, run)
+    run.links["chat"] = "/api/v1/chat/completions"
+    run.move(Stage.LIVE, f"all traffic goes to {release.place_in_words(run)}", utc_now())
+    settle.keep_replaced(run, utc_now())
+    settle.announce(run)
+
+
+def _resume(run: Run, stage: Stage, reason: str) -> None:
+    """As if the run came to the stage for the first time: a new job, a new turn, a whole budget."""
+    if stage == Stage.VALIDATED:
+        run.generation += 1
+    run.holds_turn, run.share, run.checked, run.failures, run.revivals = False, 0, 0, 0, 0
+    run.outbox = []
+    run.move(stage, reason, utc_now())
 
 
 def _taken_in(run: Run) -> str:
@@ -185,46 +212,6 @@ def _speed_of(recipe: Recipe) -> tuple[object, ...]:
     compute = recipe.compute
     machines = (compute.instance_type, compute.cluster, compute.instance_count)
     return (recipe.base_model, recipe.method, recipe.engine, *machines)
-
-
-def finish(run: Run, step: Finish) -> Finish:
-    """Enter an end, and note what is left that costs money: the job, or a deployment that got no traffic.
-
-    Nothing is stopped yet: only once the record is saved is it sure that no other invocation has moved the run on.
-    """
-    if run.stage in (Stage.VALIDATED, Stage.TRAINING):
-        run.cleanup = "job"
-    elif run.stage in (Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING):
-        run.cleanup = "deployment"
-    run.move(step.stage, step.reason, utc_now())
-    log.info("end run_id=%s stage=%s", run.id, run.stage)
-    return step
-
-
-def clean_up(run: Run) -> bool:
-    """Stop what an ended run has left; True once Azure shows that nothing is. To be repeated until then."""
-    try:
-        done = _engine(run).stopped(run) if run.cleanup == "job" else release.discarded(run)
-    except AzureError as error:
-        log.warning("clean_up run_id=%s what=%s error=%s", run.id, run.cleanup, _first_line(error))
-        return False
-    log.info("clean_up run_id=%s what=%s done=%s", run.id, run.cleanup, done)
-    return done
-
-
-def _replace_others(runs: RunStore, run: Run) -> None:
-    """Delete the endpoint's other deployments, but not a challenger that is still on its way; retire the champion."""
-    for deployment, id in release.other_deployments(run).items():
-        found = runs.get(id)
-        if found is None or found[0].ended:
-            release.delete_deployment(run, deployment)
-    # By the records, not by the deployments: after a crash in between, these are gone already.
-    for other in runs.summaries(f"{run.model}-"):
-        if other.model == run.model and other.stage == Stage.LIVE and other.id != run.id:
-            found = runs.get(other.id)
-            if found is not None and found[0].stage == Stage.LIVE:
-                found[0].move(Stage.RETIRED, f"replaced by {run.id}", utc_now())
-                runs.save(*found)
 
 
 def _recipe(run: Run) -> Recipe:

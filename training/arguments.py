@@ -150,7 +150,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 # Keys of a recipe that say nothing to the job.
-NOT_FOR_THE_JOB = ("preset", "engine", "compute", "serving", "gate")
+NOT_FOR_THE_JOB = ("preset", "engine", "compute", "serving", "gate", "release")
 # Options that are no hyperparameters: a recipe has them elsewhere, or they are the platform's.
 NOT_IN_TRAINING = (
     *("train_file", "eval_file", "model_output", "report_output"),

@@ -13,7 +13,7 @@ tags.py       the lineage of a job
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from ..lifecycle import JobSeen
+from ..observation import JobSeen
 from ..recipe import Recipe
 from ..runs import Run
 

@@ -7,7 +7,7 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoun
 from azure.storage.blob import ContainerClient
 
 from .. import azure_clients
-from ..lifecycle import JobSeen
+from ..observation import JobSeen
 from ..runs import Run
 
 ENDED = ("Completed", "Failed", "Canceled")

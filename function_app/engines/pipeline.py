@@ -10,7 +10,7 @@ from azure.core.exceptions import HttpResponseError
 from .. import azure_clients
 from ..data_assets import register_splits
 from ..errors import UserError
-from ..lifecycle import JobSeen
+from ..observation import JobSeen
 from ..recipe import Recipe
 from ..recipe.conflicts import conflicts
 from ..runs import Run, utc_now

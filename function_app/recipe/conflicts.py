@@ -30,7 +30,7 @@ def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
     ``instance_type``: the machine that the job will run on; "" when that is not known. Nothing is said of a machine
     that machines.yaml does not have.
     """
-    found = [*_of_engine(recipe), *_of_training(recipe)]
+    found = [*_of_engine(recipe), *_of_training(recipe), *_of_release(recipe.release.steps)]
     if recipe.engine != "service":
         found += _of_cluster(recipe.compute.cluster)
         known = machine(instance_type)
@@ -47,10 +47,11 @@ def _of_engine(recipe: Recipe) -> Iterator[str]:
             f"`engine: {engine}` trains models of a registry only, not `base_model: {recipe.base_model}`; name one,"
             f" such as {REGISTRIES}azureml/models/Phi-4-mini-instruct, or take engine: command."
         )
-    if recipe.gate.rule != "always":
+    if recipe.gate.rule not in ("always", "manual"):
         yield (
             f"`engine: {engine}` does not measure the base model, so nothing could pass `gate.rule: {recipe.gate.rule}`"
-            "; set gate: {rule: always} to let its models serve unjudged, or take engine: command."
+            "; set gate: {rule: always} to let its models serve unjudged, gate: {rule: manual} to judge them yourself,"
+            " or take engine: command."
         )
     given = {name: value for name, value in msgspec.structs.asdict(recipe.training).items() if value is not None}
     unknown = [f"`training.{name}`" for name in given if name not in KEYS[engine]]
@@ -93,6 +94,14 @@ def _of_training(recipe: Recipe) -> Iterator[str]:
         yield (
             "`training.early_stopping` needs measurements, and with `training.eval_every: 0` there are none; set"
             " eval_every, for example to 0.5, or leave early_stopping out."
+        )
+
+
+def _of_release(steps: list[int]) -> Iterator[str]:
+    if not steps or steps[-1] != 100 or sorted(set(steps)) != steps:
+        yield (
+            f"`release.steps: {steps}` must rise from step to step and end with 100, such as [10, 50, 100]; [100] gives"
+            " the new model all requests at once."
         )
 
 

@@ -149,8 +149,16 @@ class Compute(Section, frozen=True):
 
 
 class Serving(Section, frozen=True):
-    """The machines that answer."""
+    """The machines that answer, and how long they may take."""
 
+    server: Annotated[
+        Literal["auto", "transformers", "vllm", "mlflow"],
+        Meta(
+            description="What serves: transformers is serving/ (on a CPU or a GPU), vllm the vLLM server (a GPU is"
+            " needed), mlflow Azure's deployment without an environment; auto is vllm on a machine with GPUs, else"
+            " transformers."
+        ),
+    ] = "auto"
     instance_type: Annotated[
         Text | None,
         Meta(description="Azure's name of the machine; without it the app's SERVING_INSTANCE_TYPE."),
@@ -159,18 +167,82 @@ class Serving(Section, frozen=True):
     max_concurrent_requests: Annotated[
         PositiveInt, Meta(description="Requests that one machine works on at a time; the others wait.")
     ] = 32
+    request_timeout_seconds: Annotated[
+        Annotated[float, Meta(gt=0, le=180)], Meta(description="Seconds for one answer; Azure allows 180.")
+    ] = 180.0
+    max_queue_wait_seconds: Annotated[
+        Annotated[float, Meta(ge=0, le=180)],
+        Meta(description="Seconds for which a request waits for its turn before it is refused."),
+    ] = 60.0
+    startup_minutes: Annotated[
+        Annotated[float, Meta(gt=0, le=300)],
+        Meta(description="Minutes for the machine, the image and the model to become ready; then the release fails."),
+    ] = 30.0
+    probe_seconds: Annotated[
+        Annotated[float, Meta(ge=1, le=600)], Meta(description="Seconds between two looks at the server's health.")
+    ] = 10.0
+    probe_timeout_seconds: Annotated[
+        Annotated[float, Meta(ge=1, le=60)], Meta(description="Seconds that the server has to say that it is healthy.")
+    ] = 5.0
+    probe_failures: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)],
+        Meta(description="Looks in a row without an answer after which the server is started again."),
+    ] = 6
 
 
 class Gate(Section, frozen=True):
     """When a new model may serve."""
 
     rule: Annotated[
-        Literal["better_than_base", "always"],
+        Literal["better", "better_than_base", "manual", "always"],
         Meta(
-            description="better_than_base compares the held-out losses of the tuned and the base model; always lets"
-            " every model pass."
+            description="better: held-out loss lower than the base's, and not worse than the serving model's by more"
+            " than the tolerance; better_than_base: the first alone; manual: a person approves or rejects; always:"
+            " every model passes."
         ),
-    ] = "better_than_base"
+    ] = "better"
+    tolerance: Annotated[
+        NotNegative,
+        Meta(description="Share by which the held-out loss may be worse than the serving model's, with rule better."),
+    ] = 0.01
+    max_severity: Annotated[
+        Annotated[int, Meta(ge=0, le=6)],
+        Meta(
+            description="Severity that a sampled answer may have in Azure AI Content Safety (0 none, 2 low, 4 medium, 6"
+            " high); checked when the app's CONTENT_SAFETY_ENDPOINT is set."
+        ),
+    ] = 2
+
+
+class Release(Section, frozen=True):
+    """How a new model takes over from the one that serves, and when an idle one is retired."""
+
+    steps: Annotated[
+        list[Annotated[int, Meta(ge=1, le=100)]],
+        Meta(description="Percent of the requests that the new model gets, step by step; the last is 100."),
+    ] = msgspec.field(default_factory=lambda: [10, 50, 100])
+    step_minutes: Annotated[
+        Annotated[float, Meta(ge=0, le=55)],
+        Meta(description="Minutes that a step lasts before the new model is asked again, and the next step taken."),
+    ] = 1.0
+    bake_minutes: Annotated[
+        Annotated[float, Meta(ge=0, le=10_000)],
+        Meta(description="Minutes that the replaced model is kept (and paid for), so that going back takes a moment."),
+    ] = 10.0
+    min_agreement: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(
+            description="How like the evaluation's answers those of the new deployment must be, on average: 1 the same"
+            " words, 0 none in common."
+        ),
+    ] = 0.5
+    max_latency_seconds: Annotated[
+        Annotated[float, Meta(gt=0, le=180)], Meta(description="Seconds that a test question's answer may take.")
+    ] = 60.0
+    idle_hours: Annotated[
+        Annotated[float, Meta(ge=0, le=100_000)],
+        Meta(description="Hours without a chat after which the endpoint is deleted, the model kept; 0: never."),
+    ] = 168.0
 
 
 class Recipe(Section, frozen=True):
@@ -206,6 +278,7 @@ class Recipe(Section, frozen=True):
     compute: Compute = Compute()
     serving: Serving = Serving()
     gate: Gate = Gate()
+    release: Release = Release()
 
     def training_options(self) -> dict[str, Any]:
         """The flat config of the training job (docs/interfaces.md): what is set here, and no more."""

@@ -15,7 +15,7 @@ from job_helpers import Arm, completed, log, wait
 from function_app import azure_clients, engines
 from function_app.engines import clusters, command, machines, service
 from function_app.errors import TransientError, UserError
-from function_app.lifecycle import JobSeen
+from function_app.observation import JobSeen
 from function_app.recipe import Recipe, read_recipe
 from function_app.runs import DatasetVersion, Run, Stage, new_run
 from function_app.settings import settings

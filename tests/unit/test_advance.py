@@ -13,9 +13,9 @@ import azure.functions as func
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
-from function_app import advance, intake, steps
+from function_app import advance, intake, observe, outcomes, settle, steps
 from function_app.errors import UserError
-from function_app.lifecycle import DeploymentSeen, JobSeen
+from function_app.observation import DeploymentSeen, JobSeen
 from function_app.runs import (
     LATE,
     LONGEST_INVOCATION,
@@ -62,7 +62,14 @@ class MemoryStore:
             if run.id.startswith(prefix):
                 overdue = run.wake_at + LATE if run.wake_at else changed + LONGEST_INVOCATION
                 yield Summary(
-                    run.id, run.model, run.stage, run.dataset.uploaded_at, overdue, run.fingerprint, bool(run.cleanup)
+                    run.id,
+                    run.model,
+                    run.stage,
+                    run.dataset.uploaded_at,
+                    overdue,
+                    run.fingerprint,
+                    run.ended and run.unsettled,
+                    bool(run.release_of),
                 )
 
 
@@ -88,15 +95,23 @@ class World:
         self.done: list[str] = []
         self.failure: Exception | None = None
         self.beyond = ""  # what the engine says that it cannot do
+        self.turn = ""
+        self.content_safety_endpoint = ""
         self.tries = 0  # of the messages that wait
         monkeypatch.setattr(advance, "store", lambda: self.store)
         monkeypatch.setattr(advance, "wake", self._wake)
         monkeypatch.setattr(advance.azure_clients, "runs_queue", lambda: self)
         monkeypatch.setattr(advance, "utc_now", lambda: self.now)
         monkeypatch.setattr(steps, "utc_now", lambda: self.now)
+        monkeypatch.setattr(settle, "utc_now", lambda: self.now)
         monkeypatch.setattr(intake, "take_in", self._take_in)
         monkeypatch.setattr(steps.engines, "engine", lambda _: self)
-        monkeypatch.setattr(steps, "release", self)
+        for module in (steps, observe, settle):
+            monkeypatch.setattr(module, "release", self)
+        for module in (steps, observe, settle):
+            monkeypatch.setattr(module, "turn", self)
+        monkeypatch.setattr(observe, "settings", lambda: self)
+        monkeypatch.setattr(outcomes, "wanted", lambda: False)
 
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
         self.messages.append((at or self.now, id, at.isoformat() if at else ""))
@@ -136,6 +151,14 @@ class World:
         self._azure("stop job")
         return self.job is None or self.job.status != "Running"
 
+    # What turn.py does.
+    def holder(self, store: object, run: Run) -> str:
+        return self.turn if self.turn != run.id else ""
+
+    def take(self, store: object, run: Run) -> bool:
+        self.turn = run.id
+        return True
+
     # What release.py does.
     def place_in_words(self, run: Run) -> str:
         return run.deployment
@@ -158,9 +181,13 @@ class World:
         self._azure("verify")
         return "answered"
 
-    def shift_traffic(self, run: Run) -> None:
-        self._azure("shift")
-        self.traffic = {run.deployment: 100}
+    def champion(self, run: Run) -> str:
+        return next((name for name, share in self.traffic.items() if share and name != run.deployment), "")
+
+    def shift_traffic(self, run: Run, share: int) -> None:
+        self._azure(f"shift {share}")
+        champion = self.champion(run)
+        self.traffic = {run.deployment: share} | ({champion: 100 - share} if champion and share < 100 else {})
 
     def write_live_record(self, run: Run) -> None:
         self._azure("live record")
@@ -218,7 +245,7 @@ def test_a_run_goes_to_the_job_and_after_it_to_live(world: World) -> None:
     advance.advance(run.id)
     assert world.run(run).stage == Stage.LIVE
     assert [what for what in world.done if what != "look"] == [
-        "submit", "register", "deploy", "verify", "shift", "live record",
+        "submit", "register", "deploy", "verify", "shift 100", "live record",
     ]  # fmt: skip
 
 

@@ -6,28 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function_app.lifecycle import (
+from function_app.gate import judge
+from function_app.lifecycle import next_step
+from function_app.observation import DeploymentSeen, JobSeen, Observation, Twin
+from function_app.runs import ENDS, DatasetVersion, Run, Stage, new_run
+from function_app.step_kinds import (
     CollectResults,
     CreateDeployment,
     CreateEndpoint,
-    DeploymentSeen,
     Finish,
     GoLive,
-    JobSeen,
     Move,
     Nothing,
-    Observation,
     Register,
     ShiftTraffic,
     SubmitJob,
-    Twin,
     Validate,
     Verify,
     Wait,
-    judge,
-    next_step,
 )
-from function_app.runs import ENDS, DatasetVersion, Run, Stage, new_run
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 
@@ -129,7 +126,7 @@ def losses(base: object, tuned: object) -> dict[str, object]:
     ],
 )
 def test_the_gate_lets_only_a_better_model_pass(numbers: dict[str, object], stage: Stage) -> None:
-    verdict = judge("better_than_base", numbers)
+    verdict = judge({"rule": "better_than_base"}, numbers)
     assert isinstance(verdict, (Move, Finish))
     assert verdict.stage == stage
 

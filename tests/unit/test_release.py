@@ -8,9 +8,11 @@ import pytest
 
 from function_app import live_record, release, release_managed, release_serverless
 from function_app.engines import service
-from function_app.lifecycle import DeploymentSeen, Finish, GoLive, Observation, next_step
+from function_app.lifecycle import next_step
 from function_app.live import LiveModel
+from function_app.observation import DeploymentSeen, Observation
 from function_app.runs import DatasetVersion, Run, Stage, new_run, utc_now
+from function_app.step_kinds import Finish, ShiftTraffic
 
 
 def run_by(engine: str, upload: str = "0x1") -> Run:
@@ -103,7 +105,7 @@ def test_a_newer_run_may_overtake_one_whose_serverless_endpoint_is_there(monkeyp
         run.stage = stage
         state, traffic = release.observe_endpoint(run)
         seen = Observation("newer", endpoint_state=state, traffic=traffic, deployment=DeploymentSeen(state))
-        assert isinstance(next_step(run, seen, utc_now()), Finish if ends else GoLive)
+        assert isinstance(next_step(run, seen, utc_now()), Finish if ends else ShiftTraffic)
 
 
 def test_what_a_run_replaces_is_deleted_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:

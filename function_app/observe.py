@@ -1,0 +1,81 @@
+"""Looks at what a run's stage depends on, and at nothing else. Used by steps.py alone."""
+
+import msgspec
+
+from . import engines, release, turn
+from .observation import JobSeen, Observation, Twin
+from .recipe import Recipe
+from .runs import Run, RunStore, Stage, Summary
+from .settings import settings
+
+# Stages of a run that counts: its data is good, and it has not ended badly.
+COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED})
+
+
+def observe(runs: RunStore, run: Run) -> Observation:
+    """What is there now. Raises what Azure raises."""
+    if run.ended:
+        return Observation(job=_job(run) if _is_to_be_resumed(run) else None)
+    if run.stage == Stage.RECEIVED:
+        return Observation()
+    if run.stage == Stage.TRAINED:
+        return Observation(safety=bool(settings().content_safety_endpoint))
+    others = [
+        other for other in runs.summaries(f"{run.model}-")
+        if other.model == run.model and other.id != run.id and other.stage in COUNTING and not other.rollback
+    ]  # fmt: skip
+    overtaken_by = _overtaken_by(run, others)
+    match run.stage:
+        case Stage.VALIDATED:
+            return Observation(overtaken_by, _twins(run, others))
+        case Stage.APPROVED | Stage.VERIFYING:
+            return Observation(overtaken_by)
+        case Stage.TRAINING:
+            return Observation(overtaken_by, job=_job(run))
+        case Stage.REGISTERED:
+            if releasing := turn.holder(runs, run):
+                return Observation(overtaken_by, releasing=releasing)
+            state, traffic = release.observe_endpoint(run)
+            return Observation(overtaken_by, endpoint_state=state, traffic=traffic)
+        case _:
+            state, traffic = release.observe_endpoint(run)
+            return Observation(
+                overtaken_by,
+                endpoint_state=state,
+                traffic=traffic,
+                deployment=release.observe_deployment(run) if state else None,
+                champion=release.champion(run) if state and run.stage == Stage.SHIFTING else "",
+            )
+
+
+def _is_to_be_resumed(run: Run) -> bool:
+    """A person wants it taken up again, and it stopped while it had a job."""
+    if not run.asked or run.asked.action != "retry" or run.cleanup:
+        return False
+    return len(run.history) > 1 and run.history[-2].stage == Stage.TRAINING
+
+
+def _job(run: Run) -> JobSeen | None:
+    return engines.engine(msgspec.convert(run.recipe, Recipe)).observe(run)
+
+
+def _overtaken_by(run: Run, others: list[Summary]) -> str:
+    """The newest run whose data came later. The same file overtakes nothing; nothing overtakes a rollback."""
+    if run.release_of:
+        return ""
+    newer = [
+        (other.uploaded_at, other.id)
+        for other in others
+        if other.uploaded_at > run.dataset.uploaded_at and other.fingerprint != run.fingerprint
+    ]
+    return max(newer)[1] if newer else ""
+
+
+def _twins(run: Run, others: list[Summary]) -> tuple[Twin, ...]:
+    """The runs of the same records and recipe, but for those whose model no longer serves."""
+    mine = (run.dataset.uploaded_at, run.id)
+    return tuple(
+        Twin(other.id, other.stage, (other.uploaded_at, other.id) < mine)
+        for other in others
+        if other.fingerprint == run.fingerprint and other.stage != Stage.RETIRED
+    )

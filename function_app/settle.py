@@ -1,0 +1,149 @@
+"""What is left to do when a run has ended: publish its outcome, delete what nobody uses, or what it has replaced."""
+
+import logging
+from datetime import datetime, timedelta
+
+import msgspec
+from azure.core.exceptions import AzureError
+
+from . import engines, outcomes, release, turn
+from .errors import StepError, TransientError
+from .recipe import Recipe
+from .runs import Run, RunStore, Stage, Summary, utc_now
+from .step_kinds import Finish, Wait
+
+log = logging.getLogger("function_app.settle")
+
+# A job, a deployment or an endpoint takes a while to stop. Looks become rarer with the time already waited.
+SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=20), timedelta(minutes=15)
+RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
+
+
+def finish(run: Run, step: Finish) -> Finish:
+    """Enter an end, and note what is left that costs money or gets traffic.
+
+    Nothing is stopped yet: only once the record is saved is it sure that no other invocation has moved the run on.
+    """
+    if run.stage in (Stage.VALIDATED, Stage.TRAINING):
+        run.cleanup = "job"
+    elif run.stage in RELEASING:
+        run.cleanup = "deployment"
+    elif run.stage == Stage.LIVE:
+        run.cleanup = "endpoint"
+    run.cleanup_at = None
+    run.move(step.stage, step.reason, utc_now())
+    announce(run)
+    log.info("end run_id=%s stage=%s", run.id, run.stage)
+    return step
+
+
+def announce(run: Run) -> None:
+    """Have the outcome published, when there is a topic for it."""
+    kind = outcomes.kind(run)
+    if kind and kind not in run.outbox and outcomes.wanted():
+        run.outbox = [*run.outbox, kind]
+
+
+def retire_others(runs: RunStore, run: Run) -> None:
+    """End the runs whose model served before. Their deployments go with the bake time of ``run``."""
+    reason = f"replaced by {run.id}"
+    # By the records, not by the deployments: after a crash in between, these may be gone already.
+    for other in _of_model(runs, run):
+        if other.stage == Stage.LIVE:
+            found = runs.get(other.id)
+            if found is not None and found[0].stage == Stage.LIVE:
+                found[0].cleanup, found[0].cleanup_at = "", None
+                found[0].move(Stage.RETIRED, reason, utc_now())
+                runs.save(*found)
+
+
+def keep_replaced(run: Run, now: datetime) -> None:
+    """Note that the replaced deployments are to be deleted after the bake time."""
+    if release.other_deployments(run):
+        minutes = float((run.recipe.get("release") or {}).get("bake_minutes", 10))
+        run.cleanup, run.cleanup_at = "replaced", now + timedelta(minutes=minutes)
+
+
+def settle(runs: RunStore, run: Run, now: datetime) -> Wait | None:
+    """Do what can be done now; return the wait for the rest, None when nothing is left. To be repeated until then."""
+    waits: list[Wait] = []
+    if run.outbox:
+        if outcomes.publish(run):
+            run.outbox = []
+        else:
+            waits.append(Wait(_look_again(run, now), "the outcome could not be published"))
+    if run.cleanup and run.cleanup_at and run.cleanup_at > now:
+        waits.append(Wait(run.cleanup_at - now, "the replaced model is kept for the bake time"))
+    elif run.cleanup:
+        if clean_up(runs, run):
+            run.cleanup, run.cleanup_at = "", None
+        else:
+            waits.append(Wait(_look_again(run, now), "what it has left is still stopping"))
+    return min(waits, key=lambda wait: wait.delay) if waits else None
+
+
+def clean_up(runs: RunStore, run: Run) -> bool:
+    """Delete what an ended run has left; True once Azure shows that nothing is. To be repeated until then."""
+    try:
+        match run.cleanup:
+            case "job":
+                done = engines.engine(msgspec.convert(run.recipe, Recipe)).stopped(run)
+            case "deployment":
+                done = release.discarded(run)
+            case "replaced":
+                done = _replaced(runs, run)
+            case _:
+                # Its endpoint must not be deleted under another run that is about to deploy on it.
+                done = turn.take(runs, run) and release.retired(run)
+    except (AzureError, TransientError, StepError) as error:
+        log.warning("clean_up run_id=%s what=%s error=%s", run.id, run.cleanup, str(error).partition("\n")[0][:300])
+        return False
+    log.info("clean_up run_id=%s what=%s done=%s", run.id, run.cleanup, done)
+    return done
+
+
+def waiting_for_turn(runs: RunStore, run: Run) -> list[str]:
+    """The runs that may go on now that ``run`` leaves the endpoint alone."""
+    if not run.holds_turn or run.cleanup in ("deployment", "endpoint"):
+        return []
+    return [other.id for other in _of_model(runs, run) if other.stage == Stage.REGISTERED]
+
+
+def _replaced(runs: RunStore, run: Run) -> bool:
+    """Delete the endpoint's other deployments, but none that another run is about to release.
+
+    While the new deployment is not well, the old ones are kept: going back to them takes a moment.
+    """
+    if run.stage != Stage.LIVE:
+        return True  # the run that serves now deletes this one's deployment with the others
+    others = release.other_deployments(run)
+    if not others:
+        return True
+    seen = release.observe_deployment(run)
+    if seen is None or seen.state != "Succeeded":
+        log.error("clean_up run_id=%s state=%s: the replaced are kept", run.id, seen.state if seen else "gone")
+        return False
+    needed = _needed(runs, run)
+    left = {place: id for place, id in others.items() if place.name not in needed and id not in needed}
+    for place in left:
+        release.delete_deployment(run, place)
+    return not left
+
+
+def _needed(runs: RunStore, run: Run) -> set[str]:
+    """The ids and the deployments of the model's runs that are under way, or delete what they have made themselves."""
+    names: set[str] = set()
+    for other in _of_model(runs, run):
+        found = runs.get(other.id) if other.stage in RELEASING or other.unsettled else None
+        if found and (not found[0].ended or found[0].cleanup == "deployment"):
+            names |= {found[0].id, found[0].deployment}
+    return names
+
+
+def _of_model(runs: RunStore, run: Run) -> list[Summary]:
+    return [other for other in runs.summaries(f"{run.model}-") if other.model == run.model and other.id != run.id]
+
+
+def _look_again(run: Run, now: datetime) -> timedelta:
+    since = run.cleanup_at or run.stage_since
+    return min(LATEST_LOOK, max(SOONEST_LOOK, (now - since) / 10))
