@@ -23,7 +23,7 @@ from tests.local_azure import LocalAzure, local_azure, run_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = (ROOT / "demo" / "dataset.jsonl").read_bytes()
-# Fewer passes than the demo, and shares of the traffic that change at once: what is proved here is the way, not the model.
+# Fewer passes than the demo, and shares of the traffic that change at once: the way is proved here, not the model.
 RECIPE = b"""
 training: {epochs: 4}
 evaluation: {questions: ['When is the workshop open?']}
