@@ -18,8 +18,6 @@ def observe(runs: RunStore, run: Run) -> Observation:
         return Observation(job=_job(run) if _is_to_be_resumed(run) else None)
     if run.stage == Stage.RECEIVED:
         return Observation()
-    if run.stage == Stage.TRAINED:
-        return Observation(safety=bool(settings().content_safety_endpoint))
     others = [
         other for other in runs.summaries(f"{run.model}-")
         if other.model == run.model and other.id != run.id and other.stage in COUNTING and not other.rollback
@@ -28,6 +26,8 @@ def observe(runs: RunStore, run: Run) -> Observation:
     match run.stage:
         case Stage.VALIDATED:
             return Observation(overtaken_by, _twins(run, others))
+        case Stage.TRAINED:
+            return Observation(overtaken_by, safety=bool(settings().content_safety_endpoint))
         case Stage.APPROVED | Stage.VERIFYING:
             return Observation(overtaken_by)
         case Stage.TRAINING:

@@ -9,13 +9,14 @@ from azure.core.exceptions import AzureError
 from . import engines, outcomes, release, turn
 from .errors import StepError, TransientError
 from .recipe import Recipe
-from .runs import Run, RunStore, Stage, Summary, utc_now
+from .runs import Conflict, Run, RunStore, Stage, Summary, utc_now
 from .step_kinds import Finish, Wait
 
 log = logging.getLogger("function_app.settle")
 
 # A job, a deployment or an endpoint takes a while to stop. Looks become rarer with the time already waited.
 SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
+SAVES = 5  # of another run's record, before it is left to the next attempt
 RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
 
 
@@ -44,24 +45,42 @@ def announce(run: Run) -> None:
         run.outbox = [*run.outbox, kind]
 
 
+def must_be_unmoved(runs: RunStore, run: Run) -> None:
+    """Raises Conflict when another invocation has moved the run on: by now a later run may be live."""
+    found = runs.get(run.id)
+    if found is None or found[0].history != run.history:
+        raise Conflict(run.id)
+
+
 def retire_others(runs: RunStore, run: Run) -> None:
     """End the runs whose model served before. Their deployments go with the bake time of ``run``."""
-    reason = f"replaced by {run.id}"
     # By the records, not by the deployments: after a crash in between, these may be gone already.
     for other in _of_model(runs, run):
         if other.stage == Stage.LIVE:
-            found = runs.get(other.id)
-            if found is not None and found[0].stage == Stage.LIVE:
-                found[0].cleanup, found[0].cleanup_at = "", None
-                found[0].move(Stage.RETIRED, reason, utc_now())
-                runs.save(*found)
+            _retire(runs, run, other.id)
+
+
+def _retire(runs: RunStore, run: Run, id: str) -> None:
+    for _ in range(SAVES):
+        found = runs.get(id)
+        if found is None or found[0].stage != Stage.LIVE:
+            return
+        must_be_unmoved(runs, run)  # looked at after the other: as long as this run is not live, no later one can be
+        other, etag = found
+        other.cleanup, other.cleanup_at = "", None
+        other.move(Stage.RETIRED, f"replaced by {run.id}", utc_now())
+        try:
+            runs.save(other, etag)
+            return
+        except Conflict:  # its own cleaning up, or a person: this run must not be left in between for that
+            continue
+    raise TransientError(f"the record of {id} changes all the time; looking again")
 
 
 def keep_replaced(run: Run, now: datetime) -> None:
     """Note that the replaced deployments are to be deleted after the bake time."""
-    if release.other_deployments(run):
-        minutes = float((run.recipe.get("release") or {}).get("bake_minutes", 10))
-        run.cleanup, run.cleanup_at = "replaced", now + timedelta(minutes=minutes)
+    minutes = float((run.recipe.get("release") or {}).get("bake_minutes", 10))
+    run.cleanup, run.cleanup_at = "replaced", now + timedelta(minutes=minutes)
 
 
 def settle(runs: RunStore, run: Run, now: datetime) -> Wait | None:
@@ -71,14 +90,15 @@ def settle(runs: RunStore, run: Run, now: datetime) -> Wait | None:
         if outcomes.publish(run):
             run.outbox = []
         else:
-            waits.append(Wait(_look_again(run, now), "the outcome could not be published"))
+            waits.append(Wait(_look_again(run.stage_since, now), "the outcome could not be published"))
     if run.cleanup and run.cleanup_at and run.cleanup_at > now:
         waits.append(Wait(run.cleanup_at - now, "the replaced model is kept for the bake time"))
     elif run.cleanup:
         if clean_up(runs, run):
             run.cleanup, run.cleanup_at = "", None
         else:
-            waits.append(Wait(_look_again(run, now), "what it has left is still stopping"))
+            since = run.cleanup_at or run.stage_since
+            waits.append(Wait(_look_again(since, now), "what it has left is still stopping"))
     return min(waits, key=lambda wait: wait.delay) if waits else None
 
 
@@ -144,6 +164,5 @@ def _of_model(runs: RunStore, run: Run) -> list[Summary]:
     return [other for other in runs.summaries(f"{run.model}-") if other.model == run.model and other.id != run.id]
 
 
-def _look_again(run: Run, now: datetime) -> timedelta:
-    since = run.cleanup_at or run.stage_since
+def _look_again(since: datetime, now: datetime) -> timedelta:
     return min(LATEST_LOOK, max(SOONEST_LOOK, (now - since) / 10))

@@ -152,7 +152,10 @@ def _release(runs: RunStore, run: Run, step: Step) -> None:
             run.tries += 1
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
-            run.move(Stage.DEPLOYING, release.place_in_words(run), utc_now())
+            if run.stage == Stage.DEPLOYING:  # it was lost; not entered anew, or the stage would never end
+                run.tries += 1
+            else:
+                run.move(Stage.DEPLOYING, release.place_in_words(run), utc_now())
         case Verify():
             run.move(Stage.SHIFTING, release.verify(run), utc_now())
         case ShiftTraffic(share):
@@ -167,11 +170,14 @@ def _release(runs: RunStore, run: Run, step: Step) -> None:
 
 
 def _go_live(runs: RunStore, run: Run) -> None:
-    release.write_live_record(run)
+    """Azure ML is asked first: a run that the chat has been told of must not fail any more."""
+    replaced = release.other_deployments(run)
+    release.write_live_record(run, lambda: settle.must_be_unmoved(runs, run))
     settle.retire_others(runs, run)
     run.links["chat"] = "/api/v1/chat/completions"
     run.move(Stage.LIVE, f"all traffic goes to {release.place_in_words(run)}", utc_now())
-    settle.keep_replaced(run, utc_now())
+    if replaced:
+        settle.keep_replaced(run, utc_now())
     settle.announce(run)
 
 
