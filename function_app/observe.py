@@ -72,10 +72,17 @@ def _overtaken_by(run: Run, others: list[Summary]) -> str:
 
 
 def _twins(run: Run, others: list[Summary]) -> tuple[Twin, ...]:
-    """The runs of the same records and recipe, but for those whose model no longer serves."""
+    """The runs of the same records and recipe, but for those whose model no longer serves, or will not stay.
+
+    An earlier twin does not count where other data was dropped between the two: who drops a file, another one and the
+    first again wants the first.
+    """
     mine = (run.dataset.uploaded_at, run.id)
+    different = [(other.uploaded_at, other.id) for other in others if other.fingerprint != run.fingerprint]
     return tuple(
         Twin(other.id, other.stage, (other.uploaded_at, other.id) < mine)
         for other in others
-        if other.fingerprint == run.fingerprint and other.stage != Stage.RETIRED
+        if other.fingerprint == run.fingerprint
+        and other.stage != Stage.RETIRED
+        and not any((other.uploaded_at, other.id) < between < mine for between in different)
     )

@@ -139,7 +139,9 @@ def discarded(run: Run) -> bool:
     except StepError as error:  # somebody has changed it: what serves is not known, so nothing is deleted
         log.error("discard run_id=%s live_record=%r", run.id, str(error))
         return False
-    return live.get("run_id") == run.id or bool(_by_engine(run).discarded(run))
+    # A rollback that has failed may have the name of the deployment that serves.
+    serves = live.get("run_id") == run.id or live.get("deployment") == run.deployment
+    return serves or bool(_by_engine(run).discarded(run))
 
 
 def retired(run: Run) -> bool:

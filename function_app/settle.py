@@ -2,6 +2,7 @@
 
 import logging
 from datetime import datetime, timedelta
+from typing import Literal
 
 import msgspec
 from azure.core.exceptions import AzureError
@@ -25,17 +26,20 @@ def finish(run: Run, step: Finish) -> Finish:
 
     Nothing is stopped yet: only once the record is saved is it sure that no other invocation has moved the run on.
     """
-    if run.stage in (Stage.VALIDATED, Stage.TRAINING):
-        run.cleanup = "job"
-    elif run.stage in RELEASING:
-        run.cleanup = "deployment"
-    elif run.stage == Stage.LIVE:
-        run.cleanup = "endpoint"
-    run.cleanup_at = None
+    run.cleanup, run.cleanup_at = left_at(run.stage), None
     run.move(step.stage, step.reason, utc_now())
     announce(run)
     log.info("end run_id=%s stage=%s", run.id, run.stage)
     return step
+
+
+def left_at(stage: Stage) -> Literal["", "job", "deployment", "endpoint"]:
+    """What a run that ends at the stage may have started."""
+    if stage in (Stage.VALIDATED, Stage.TRAINING):
+        return "job"
+    if stage in RELEASING:
+        return "deployment"
+    return "endpoint" if stage == Stage.LIVE else ""
 
 
 def announce(run: Run) -> None:
@@ -145,17 +149,25 @@ def _replaced(runs: RunStore, run: Run) -> bool:
         return False
     needed = _needed(runs, run)
     left = {place: id for place, id in others.items() if place.name not in needed and id not in needed}
+    _, traffic = release.observe_endpoint(run)
+    if any(traffic.get(place.name) for place in left):
+        # A late invocation has shifted it back after the run went live. Another release gives it out anew by itself.
+        log.warning("clean_up run_id=%s traffic=%s: the replaced have some", run.id, traffic)
+        if needed == {run.id, run.deployment}:
+            release.shift_traffic(run, 100)
+        return False
     for place in left:
         release.delete_deployment(run, place)
     return not left
 
 
 def _needed(runs: RunStore, run: Run) -> set[str]:
-    """The ids and the deployments of the model's runs that are under way, or delete what they have made themselves."""
-    names: set[str] = set()
+    """The ids and the deployments of this run and of the model's runs that are under way, that delete what they have
+    made themselves, or that have gone live while this one was looking."""
+    names = {run.id, run.deployment}
     for other in _of_model(runs, run):
-        found = runs.get(other.id) if other.stage in RELEASING or other.unsettled else None
-        if found and (not found[0].ended or found[0].cleanup == "deployment"):
+        found = runs.get(other.id) if other.stage in RELEASING | {Stage.LIVE} or other.unsettled else None
+        if found and (not found[0].ended or found[0].stage == Stage.LIVE or found[0].cleanup == "deployment"):
             names |= {found[0].id, found[0].deployment}
     return names
 
