@@ -255,6 +255,16 @@ REGISTRY = f"{UNJUDGED}base_model: azureml://registries/azureml/models/Phi-4-min
         (f"{REGISTRY}engine: pipeline\ntraining: {{sharding: zero2}}", "Standard_NC6s_v3", []),
         (f"{PHI}training: {{sharding: zero2}}", "Standard_NC6s_v3", ["Standard_NC6s_v3 has one"]),
         (f"{PHI}training: {{sharding: fsdp}}", "Standard_NC12s_v3", []),
+        (
+            "serving: {server: vllm, instance_type: standard_e4s_v3}",
+            "",
+            ["Standard_E4s_v3 has none; take one with a GPU"],
+        ),
+        ("serving: {server: vllm, instance_type: Standard_NC24ads_A100_v4}", "", []),
+        (f"{REGISTRY}engine: service\nserving: {{server: mlflow}}", "", ["answers to `serving.server`"]),
+        ("release: {steps: [50, 10, 100]}", "", ["must rise from step to step"]),
+        ("release: {steps: [10, 50]}", "", ["must rise from step to step and end with 100"]),
+        ("release: {steps: [100]}", "", []),
     ],
 )
 def test_what_cannot_be_together_is_told_from_the_recipe_alone(text: str, machine: str, said: list[str]) -> None:
