@@ -6,17 +6,20 @@ tests/e2e/test_operations.py asks the running app.
 
 import asyncio
 import json
+import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from operations_support import START, MemoryStore, StubContainer, StubMl, a_run, application
+from operations_support import START, MemoryStore, StubContainer, StubMl, a_run, application, served_at
 
 from function_app import (
     api_keys,
@@ -34,6 +37,7 @@ from function_app.runs import Ask, Run, Stage
 from function_app.settings import settings
 from function_app.step_kinds import Forget
 
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 ACTIONS = get_args(operations_runs.Action)
 
 
@@ -103,8 +107,9 @@ def office(monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
 
 ROUTES = [
     ("GET", "runs"), ("GET", "runs/support-000000000001"), ("POST", "runs/support-000000000001/approve"),
-    ("GET", "models"), ("GET", "models/support"), ("POST", "models/support/rollback"), ("POST", "models/support/retire"),
-    ("DELETE", "models/support/versions/1"), ("GET", "poison"), ("POST", "poison/x/replay"),
+    ("GET", "models"), ("GET", "models/support"), ("POST", "models/support/rollback"),
+    ("POST", "models/support/retire"), ("DELETE", "models/support/versions/1"), ("GET", "poison"),
+    ("POST", "poison/x/replay"),
 ]  # fmt: skip
 
 
@@ -173,8 +178,8 @@ def test_runs_are_listed_by_model_and_stage(office: Office) -> None:
 @pytest.mark.parametrize(
     ("query", "named"),
     [
-        ({"limit": "0"}, "limit"), ({"limit": "1000000"}, "limit"), ({"limit": "½"}, "limit"), ({"stage": "gone"}, "stage"),
-        ({"after": "x"}, "after"), ({"modle": "support"}, "modle"),
+        ({"limit": "0"}, "limit"), ({"limit": "1000000"}, "limit"), ({"limit": "½"}, "limit"),
+        ({"stage": "gone"}, "stage"), ({"after": "x"}, "after"), ({"modle": "support"}, "modle"),
     ],
 )  # fmt: skip
 def test_a_query_that_cannot_be_meant_is_refused_by_name(office: Office, query: dict[str, str], named: str) -> None:
@@ -308,8 +313,8 @@ def test_an_unknown_action_is_404_and_names_the_known(office: Office) -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"", 202), (b"  ", 202), (b"{}", 202), (b'{"note": null}', 202), (b"{", 400), (b"[]", 400), (b'{"nota": ""}', 400),
-        (b'{"note": 1}', 400), (b"\xff", 400), (b'{"note": "' + b"x" * 501 + b'"}', 400),
+        (b"", 202), (b"  ", 202), (b"{}", 202), (b'{"note": null}', 202), (b"{", 400), (b"[]", 400),
+        (b'{"nota": ""}', 400), (b'{"note": 1}', 400), (b"\xff", 400), (b'{"note": "' + b"x" * 501 + b'"}', 400),
         (b'{"note": "' + b"x" * 20_000 + b'"}', 413), (b"[" * 9000, 400),
     ],
 )  # fmt: skip
@@ -676,3 +681,49 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
         assert refused.status == 400
     else:
         assert set(fields) <= {"note", "version"}
+
+
+# --- docs/operations.md ---
+
+
+def test_every_route_is_documented() -> None:
+    for route in application(operations.blueprint).routes:
+        path = route.path.removeprefix("/api/operations/")  # type: ignore[attr-defined]
+        methods = route.methods - {"HEAD"}  # type: ignore[attr-defined]
+        for action in operations.ACTIONS if "{action}" in path else [""]:
+            asked = f"`{''.join(methods)} {path.replace('{action}', action)}"
+            assert asked in DOCUMENT, asked
+    assert f"more than {operations_answers.MAX_BODY_BYTES >> 10} KiB" in DOCUMENT
+    assert (
+        f"`limit` is {operations_answers.DEFAULT_PAGE} unless given, {operations_answers.LARGEST_PAGE} at most"
+        in DOCUMENT
+    )
+
+
+def test_the_documents_examples_run_as_they_are_printed(
+    office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number, stage in ((1, Stage.TRAINED), (2, Stage.TRAINED), (3, Stage.TRAINING), (4, Stage.FAILED)):
+        office.store.put(a_run(number, stage))
+    for model in ("billing", "sales", "legal"):
+        for run in (a_run(1, Stage.RETIRED, model=model), a_run(2, Stage.LIVE, model=model)):
+            office.ml.register(office.store.put(run))
+    monkeypatch.setattr(operations_poison.poison, "kept", list)
+    monkeypatch.setattr(operations_poison.poison, "replay", lambda name, by: True)
+    script = "".join(re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL))
+    (tmp_path / ".curlrc").write_text('write-out = "\\n%{http_code}\\n"\n')
+    with served_at(application(operations.blueprint)) as url:
+        environment = {
+            "APP_BASE_URL": url,
+            "OPERATOR_API_KEY": office.key,
+            "CURL_HOME": str(tmp_path),
+            "PATH": "/usr/bin:/bin",
+        }
+        done = subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+    assert done.stderr == ""
+    statuses = [line for line in done.stdout.splitlines() if re.fullmatch(r"\d{3}", line)]
+    asked = [line for line in script.splitlines() if line.startswith("operate ")]
+    expected = ["202" if " -X POST " in line else "200" for line in asked]
+    assert list(zip(asked, statuses, strict=True)) == list(zip(asked, expected, strict=True)), done.stdout
