@@ -14,7 +14,7 @@ from .intake import MODEL_NAME, UNPLACED
 from .live import PREFIX
 from .model_versions import Asset
 from .operations_answers import Refused, not_found, page
-from .operations_runs import MOST_LISTED, ask, forbidden, of_model, under_way
+from .operations_runs import MOST_LISTED, ask, forbidden, nudged, of_model, under_way
 from .rollback import MOST_READ, SERVED, VERSION, find_version
 from .runs import ENDS, Run, RunStore, Stage, Summary
 from .settings import settings
@@ -81,7 +81,7 @@ def retire(runs: RunStore, model: str, by: str, note: str = "") -> tuple[Run, bo
     if not found:
         raise Refused(409, "not_serving", f"No model serves as {model}, and none ever has.")
     run = max(found, key=lambda each: each.stage_since)
-    return run, run.cleanup == "endpoint"
+    return run, nudged(run)
 
 
 def delete_version(runs: RunStore, model: str, version: str) -> Asset:

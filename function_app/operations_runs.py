@@ -65,7 +65,7 @@ def ask(runs: RunStore, id: str, action: Action, by: str, note: str = "") -> tup
         run, etag = find(runs, id)
         done = verdict(run, action)
         if done == "done":
-            return run, False
+            return run, nudged(run)
         try:
             if done == "ask":
                 run.asked = Ask(action, by, utc_now(), note)
@@ -76,6 +76,14 @@ def ask(runs: RunStore, id: str, action: Action, by: str, note: str = "") -> tup
             continue
         return run, True
     raise Refused(503, "busy", f"The run {id} is being moved at this moment; ask again.")
+
+
+def nudged(run: Run) -> bool:
+    """Whether an ended run still deletes what it has left on Azure; then it is made to look again at once."""
+    deleting = run.ended and run.cleanup not in ("", "replaced")
+    if deleting:
+        wake(run.id)
+    return deleting
 
 
 def verdict(run: Run, action: Action) -> Literal["ask", "pending", "done"]:

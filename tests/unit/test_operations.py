@@ -592,7 +592,9 @@ def test_retiring_asks_the_run_that_serves_and_is_done_once(office: Office, serv
     live.move(Stage.RETIRED, "retired by alice", START + timedelta(hours=1))
     live.cleanup = "endpoint"
     office.store.put(live)
+    office.woken.clear()
     assert office.post("models/support/retire")[0] == 202  # its endpoint is still being deleted
+    assert office.woken == [live.id]  # and asking makes it look
     live.cleanup = ""
     office.store.put(live)
     status, answer = office.post("models/support/retire")
