@@ -1,12 +1,16 @@
 """The world around the operations API for its tests: run records in memory, and as much of Azure ML as it asks."""
 
 import copy
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import azure.functions as func
+import uvicorn
 from azure.core.exceptions import ResourceNotFoundError
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -171,3 +175,18 @@ def application(blueprint: func.Blueprint) -> Starlette:
         methods = [str(getattr(method, "value", method)) for method in trigger["methods"]]
         routes.append(Route(f"/api/{trigger['route']}", function.get_user_function(), methods=methods))
     return Starlette(routes=routes)
+
+
+@contextmanager
+def served_at(app: Starlette) -> Iterator[str]:
+    """Run the web application in a thread; yield its base URL."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)

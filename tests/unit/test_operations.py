@@ -6,17 +6,21 @@ tests/e2e/test_operations.py asks the running app.
 
 import asyncio
 import json
+import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx
 import pytest
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from hypothesis import given
 from hypothesis import strategies as st
-from operations_support import START, MemoryStore, StubContainer, StubMl, a_run, application
+from operations_support import START, MemoryStore, StubContainer, StubMl, a_run, application, served_at
 
 from function_app import (
     api_keys,
@@ -32,8 +36,9 @@ from function_app.observation import Observation
 from function_app.operations_answers import Refused
 from function_app.runs import Ask, Run, Stage
 from function_app.settings import settings
-from function_app.step_kinds import Forget
+from function_app.step_kinds import Finish, Forget, Move
 
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 ACTIONS = get_args(operations_runs.Action)
 
 
@@ -103,8 +108,9 @@ def office(monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
 
 ROUTES = [
     ("GET", "runs"), ("GET", "runs/support-000000000001"), ("POST", "runs/support-000000000001/approve"),
-    ("GET", "models"), ("GET", "models/support"), ("POST", "models/support/rollback"), ("POST", "models/support/retire"),
-    ("DELETE", "models/support/versions/1"), ("GET", "poison"), ("POST", "poison/x/replay"),
+    ("GET", "models"), ("GET", "models/support"), ("POST", "models/support/rollback"),
+    ("POST", "models/support/retire"), ("DELETE", "models/support/versions/1"), ("GET", "poison"),
+    ("POST", "poison/x/replay"),
 ]  # fmt: skip
 
 
@@ -173,8 +179,8 @@ def test_runs_are_listed_by_model_and_stage(office: Office) -> None:
 @pytest.mark.parametrize(
     ("query", "named"),
     [
-        ({"limit": "0"}, "limit"), ({"limit": "1000000"}, "limit"), ({"limit": "½"}, "limit"), ({"stage": "gone"}, "stage"),
-        ({"after": "x"}, "after"), ({"modle": "support"}, "modle"),
+        ({"limit": "0"}, "limit"), ({"limit": "1000000"}, "limit"), ({"limit": "½"}, "limit"),
+        ({"stage": "gone"}, "stage"), ({"after": "x"}, "after"), ({"modle": "support"}, "modle"),
     ],
 )  # fmt: skip
 def test_a_query_that_cannot_be_meant_is_refused_by_name(office: Office, query: dict[str, str], named: str) -> None:
@@ -283,6 +289,21 @@ def test_a_state_that_forbids_it_is_named(office: Office, action: str, stage: St
     assert office.store.records["support-000000000001"] == before
 
 
+def test_a_wish_whose_message_was_lost_is_told_again_by_asking_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: str) -> None:
+        raise ServiceRequestError("the queue does not answer")
+
+    office.store.put(a_run(1, Stage.TRAINED))
+    with monkeypatch.context() as patch:
+        patch.setattr(operations_runs, "wake", lost)
+        answer = office.ask("POST", "runs/support-000000000001/approve")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "azure_unavailable")
+    assert office.post("runs/support-000000000001/approve")[0] == 202
+    assert office.woken == ["support-000000000001"]
+
+
 def test_a_run_that_was_taken_up_again_and_goes_on_is_not_taken_up_twice(office: Office) -> None:
     run = a_run(1, Stage.FAILED)
     run.move(Stage.VALIDATED, "taken up again by alice", START)
@@ -308,8 +329,8 @@ def test_an_unknown_action_is_404_and_names_the_known(office: Office) -> None:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"", 202), (b"  ", 202), (b"{}", 202), (b'{"note": null}', 202), (b"{", 400), (b"[]", 400), (b'{"nota": ""}', 400),
-        (b'{"note": 1}', 400), (b"\xff", 400), (b'{"note": "' + b"x" * 501 + b'"}', 400),
+        (b"", 202), (b"  ", 202), (b"{}", 202), (b'{"note": null}', 202), (b"{", 400), (b"[]", 400),
+        (b'{"nota": ""}', 400), (b'{"note": 1}', 400), (b"\xff", 400), (b'{"note": "' + b"x" * 501 + b'"}', 400),
         (b'{"note": "' + b"x" * 20_000 + b'"}', 413), (b"[" * 9000, 400),
     ],
 )  # fmt: skip
@@ -335,16 +356,28 @@ def test_what_may_be_asked_is_what_the_state_machine_does(
     run.share = share if stage == Stage.SHIFTING else 0
     run.cleanup = left if run.ended else ""  # type: ignore[assignment]
     run.asked = Ask(asked, "bob", START) if asked else None
+    verdict: str = "refused"
     try:
         verdict = operations_runs.verdict(run, action)
     except Refused as refused:
-        verdict = None
         assert refused.body["error"]["state"] == stage
-    if verdict == "ask":
-        run.asked = Ask(action, "alice", START)
-        step = next_step(run, Observation(endpoint_state="Succeeded"), START + timedelta(minutes=1))
-        assert not isinstance(step, Forget), (stage, step)
-    assert (action in operations_runs.allowed(run)) <= (verdict != "done")
+    assert (action in operations_runs.allowed(run)) == (verdict == "ask")
+    if verdict == "pending" or stage == Stage.TRAINED:
+        return  # at the gate the state machine leaves what is no decision as it is
+    run.asked = Ask(action, "alice", START)
+    step = next_step(run, Observation(endpoint_state="Succeeded"), START + timedelta(minutes=1))
+    assert isinstance(step, Forget) == (verdict != "ask"), (verdict, step)
+
+
+@pytest.mark.parametrize(("action", "step"), [("approve", Move), ("reject", Finish), ("cancel", Finish)])
+def test_what_is_asked_at_the_gate_is_done_at_the_next_look(
+    office: Office, action: str, step: type[Move] | type[Finish]
+) -> None:
+    office.store.put(a_run(1, Stage.TRAINED))
+    office.post(f"runs/support-000000000001/{action}")
+    found = next_step(office.run("support-000000000001"), Observation(), START + timedelta(minutes=1))
+    assert isinstance(found, step)
+    assert "by alice" in found.reason
 
 
 # --- two at once ---
@@ -587,7 +620,9 @@ def test_retiring_asks_the_run_that_serves_and_is_done_once(office: Office, serv
     live.move(Stage.RETIRED, "retired by alice", START + timedelta(hours=1))
     live.cleanup = "endpoint"
     office.store.put(live)
+    office.woken.clear()
     assert office.post("models/support/retire")[0] == 202  # its endpoint is still being deleted
+    assert office.woken == [live.id]  # and asking makes it look
     live.cleanup = ""
     office.store.put(live)
     status, answer = office.post("models/support/retire")
@@ -630,6 +665,29 @@ def test_a_version_that_a_rollback_takes_at_that_moment_is_kept(office: Office, 
 
 
 # --- poison, errors ---
+
+
+@pytest.mark.parametrize(("status", "answered"), [(403, 502), (409, 503), (500, 503), (None, 503)])
+def test_what_azure_says_becomes_an_answer(
+    office: Office, monkeypatch: pytest.MonkeyPatch, status: int | None, answered: int
+) -> None:
+    def refused(*_: Any) -> Any:
+        error = HttpResponseError("AuthorizationFailed: no role\nand more")
+        error.status_code = status
+        raise error
+
+    monkeypatch.setattr(operations_runs, "get_run", refused)
+    answer = office.ask("GET", "runs/support-000000000001")
+    assert answer.status_code == answered
+    assert ("no role" in answer.text) == (answered == 502)
+
+
+def test_more_runs_than_one_request_may_look_at_are_refused(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations_runs, "MOST_LISTED", 3)
+    for number in range(4):
+        office.store.put(a_run(number))
+    answer = office.ask("GET", "runs")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_runs")
 
 
 def test_kept_messages_are_listed_in_pages_and_sent_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -676,3 +734,49 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
         assert refused.status == 400
     else:
         assert set(fields) <= {"note", "version"}
+
+
+# --- docs/operations.md ---
+
+
+def test_every_route_is_documented() -> None:
+    for route in application(operations.blueprint).routes:
+        path = route.path.removeprefix("/api/operations/")  # type: ignore[attr-defined]
+        methods = route.methods - {"HEAD"}  # type: ignore[attr-defined]
+        for action in operations.ACTIONS if "{action}" in path else [""]:
+            asked = f"`{''.join(methods)} {path.replace('{action}', action)}"
+            assert asked in DOCUMENT, asked
+    assert f"more than {operations_answers.MAX_BODY_BYTES >> 10} KiB" in DOCUMENT
+    assert (
+        f"`limit` is {operations_answers.DEFAULT_PAGE} unless given, {operations_answers.LARGEST_PAGE} at most"
+        in DOCUMENT
+    )
+
+
+def test_the_documents_examples_run_as_they_are_printed(
+    office: Office, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for number, stage in ((1, Stage.TRAINED), (2, Stage.TRAINED), (3, Stage.TRAINING), (4, Stage.FAILED)):
+        office.store.put(a_run(number, stage))
+    for model in ("billing", "sales", "legal"):
+        for run in (a_run(1, Stage.RETIRED, model=model), a_run(2, Stage.LIVE, model=model)):
+            office.ml.register(office.store.put(run))
+    monkeypatch.setattr(operations_poison.poison, "kept", list)
+    monkeypatch.setattr(operations_poison.poison, "replay", lambda name, by: True)
+    script = "".join(re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL))
+    (tmp_path / ".curlrc").write_text('write-out = "\\n%{http_code}\\n"\n')
+    with served_at(application(operations.blueprint)) as url:
+        environment = {
+            "APP_BASE_URL": url,
+            "OPERATOR_API_KEY": office.key,
+            "CURL_HOME": str(tmp_path),
+            "PATH": "/usr/bin:/bin",
+        }
+        done = subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+    assert done.stderr == ""
+    statuses = [line for line in done.stdout.splitlines() if re.fullmatch(r"\d{3}", line)]
+    asked = [line for line in script.splitlines() if line.startswith("operate ")]
+    expected = ["202" if " -X POST " in line else "200" for line in asked]
+    assert list(zip(asked, statuses, strict=True)) == list(zip(asked, expected, strict=True)), done.stdout
