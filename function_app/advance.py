@@ -160,7 +160,8 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
         for _ in range(MAX_STEPS):
             if run.ended and (run.outbox or run.cleanup):
                 etag, wait = _settle(runs, run, etag)
-                if wait and not (run.asked and run.asked.action == "retire"):
+                # What a person asks for waits until the run has cleaned up, but not for a topic that takes nothing.
+                if wait and not (run.asked and (run.asked.action == "retire" or not run.cleanup)):
                     return _sleep(runs, run, etag, wait, at)
             step = take(runs, run)
             if isinstance(step, Nothing):

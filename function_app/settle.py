@@ -71,14 +71,15 @@ def settle(runs: RunStore, run: Run, now: datetime) -> Wait | None:
         if outcomes.publish(run):
             run.outbox = []
         else:
-            waits.append(Wait(_look_again(run, now), "the outcome could not be published"))
+            waits.append(Wait(_look_again(run.stage_since, now), "the outcome could not be published"))
     if run.cleanup and run.cleanup_at and run.cleanup_at > now:
         waits.append(Wait(run.cleanup_at - now, "the replaced model is kept for the bake time"))
     elif run.cleanup:
         if clean_up(runs, run):
             run.cleanup, run.cleanup_at = "", None
         else:
-            waits.append(Wait(_look_again(run, now), "what it has left is still stopping"))
+            since = run.cleanup_at or run.stage_since
+            waits.append(Wait(_look_again(since, now), "what it has left is still stopping"))
     return min(waits, key=lambda wait: wait.delay) if waits else None
 
 
@@ -144,6 +145,5 @@ def _of_model(runs: RunStore, run: Run) -> list[Summary]:
     return [other for other in runs.summaries(f"{run.model}-") if other.model == run.model and other.id != run.id]
 
 
-def _look_again(run: Run, now: datetime) -> timedelta:
-    since = run.cleanup_at or run.stage_since
+def _look_again(since: datetime, now: datetime) -> timedelta:
     return min(LATEST_LOOK, max(SOONEST_LOOK, (now - since) / 10))
