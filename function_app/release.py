@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-import msgspec
-
 from . import live_record, release_managed, release_serverless
 from .errors import StepError
 from .observation import DeploymentSeen
@@ -116,9 +114,10 @@ def write_live_record(run: Run) -> None:
         "base_model": run.numbers.get("base_model") or run.recipe.get("base_model"),
         "context_length": run.numbers.get("context_length"),
         "since": run.stage_since,
+        "idle_hours": live_record.idle_hours(run.recipe),
         **_by_engine(run).live_fields(run),
     }
-    live_record.blob(run.model).upload_blob(msgspec.json.encode(record), overwrite=True)
+    live_record.write(record)
 
 
 def discarded(run: Run) -> bool:

@@ -33,8 +33,9 @@ class Container:
         assert name == "live/support.json"
         return self
 
-    def upload_blob(self, content: bytes, overwrite: bool) -> None:
+    def upload_blob(self, content: bytes, overwrite: bool, metadata: dict[str, str]) -> None:
         assert overwrite
+        assert metadata["idle_hours"]
         self.content = content
 
     def download_blob(self) -> "Container":
