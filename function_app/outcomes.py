@@ -6,11 +6,12 @@ deliver nothing else. docs/interfaces.md has the fields.
 """
 
 import logging
+import time
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, HttpResponseError
 
 from . import azure_clients
 from .runs import Event, Run, Stage, utc_now
@@ -28,11 +29,15 @@ STAGES = {
     "RunFailed": Stage.FAILED,
 }
 KINDS = {Stage.LIVE: "RunLive", Stage.REJECTED: "RunRejected", Stage.FAILED: "RunFailed"}
-# A run that has ended is not held up by its topic: one attempt takes no longer than these (seconds), the next one is
-# the next look at the run, and a topic that takes nothing for a day is not going to.
-CONNECT_SECONDS, READ_SECONDS = 5, 10
+# Nothing is held up by a topic: one attempt takes no longer than these (seconds), the next one is the next look at the
+# run, and a topic that takes nothing for a day is not going to. After one that was silent this process asks it nothing
+# for a while, or the runs that end meanwhile would each wait in a thread that the others need.
+CONNECT_SECONDS, READ_SECONDS = 3, 5
+SILENCE = 300.0
 GIVE_UP_AFTER = timedelta(days=1)
 LONGEST_REASON = 1000  # characters; a container's last words may be in it
+
+_silent_until = 0.0  # on the monotonic clock
 
 
 def wanted() -> bool:
@@ -50,8 +55,11 @@ def publish(run: Run) -> bool:
 
     The ids follow from run and outcome: one that is sent twice can be told by its receiver.
     """
+    global _silent_until
     if not wanted():
         return True
+    if time.monotonic() < _silent_until:
+        return _too_late(run, "silent a moment ago")
     try:
         # Of each call, because the client does not pass on what its constructor is told. A retry would be a wait here.
         _client().send(
@@ -61,16 +69,18 @@ def publish(run: Run) -> bool:
             retry_total=0,
         )
     except AzureError as error:
-        return _too_late(run, error)
+        if not isinstance(error, HttpResponseError):
+            _silent_until = time.monotonic() + SILENCE
+        return _too_late(run, _in_words(error))
     log.info("publish run_id=%s outcomes=%s", run.id, ",".join(run.outbox))
     return True
 
 
-def _too_late(run: Run, error: AzureError) -> bool:
+def _too_late(run: Run, error: str) -> bool:
     waited = utc_now() - min(_entry(run, kind)[1].at for kind in run.outbox)
     outcomes = ",".join(run.outbox)
     if waited < GIVE_UP_AFTER:
-        log.warning("publish run_id=%s outcomes=%s error=%s", run.id, outcomes, _in_words(error))
+        log.warning("publish run_id=%s outcomes=%s error=%s", run.id, outcomes, error)
         return False
     log.error(
         "publish run_id=%s outcomes=%s given_up_after=%s error=%s: see whether OUTCOME_TOPIC_ENDPOINT is right and the"
@@ -78,7 +88,7 @@ def _too_late(run: Run, error: AzureError) -> bool:
         run.id,
         outcomes,
         waited,
-        _in_words(error),
+        error,
     )
     return True
 
