@@ -1,5 +1,6 @@
 """Which ends are told of, and what a topic that does not answer costs. tests/emulator has the one that does."""
 
+import copy
 import socket
 import time
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from azure.core.credentials import AccessToken
 
-from function_app import outcomes
-from function_app.runs import DatasetVersion, Run, Stage, new_run
+from function_app import advance, intake, outcomes, settle
+from function_app.errors import UserError
+from function_app.runs import Ask, DatasetVersion, Run, Stage, Summary, new_run
 
 START = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 
@@ -69,3 +71,48 @@ def test_a_topic_that_does_not_answer_is_left_soon_and_given_up_after_a_day(
     told = [record for record in caplog.records if record.name == "function_app.outcomes"]
     assert [record.levelname for record in told] == ["WARNING"] * 101 + ["ERROR"]
     assert "OUTCOME_TOPIC_ENDPOINT" in told[-1].message
+
+
+class Store:
+    """One run in memory."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def get(self, id: str) -> tuple[Run, str]:
+        return copy.deepcopy(self.run), "etag"
+
+    def save(self, run: Run, etag: str) -> str:
+        self.run = copy.deepcopy(run)
+        return etag
+
+    def summaries(self, prefix: str = "") -> list[Summary]:
+        return []
+
+
+def test_a_topic_that_takes_nothing_does_not_keep_a_person_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reject(*_: object) -> None:
+        raise UserError("still not JSON")
+
+    monkeypatch.setattr(outcomes, "publish", lambda _: False)
+    monkeypatch.setattr(outcomes, "wanted", lambda: True)
+    monkeypatch.setattr(intake, "take_in", reject)
+    run = ended(Stage.FAILED)
+    run.outbox, run.asked = ["RunFailed"], Ask("retry", "alice", START)
+    store = Store(run)
+    messages: list[object] = []
+    monkeypatch.setattr(advance, "store", lambda: store)
+    monkeypatch.setattr(advance, "wake", lambda id, dataset=None, at=None: messages.append(at))
+    advance.advance(run.id)
+    assert [event.reason for event in store.run.history][-2:] == ["taken up again by alice", "still not JSON"]
+    assert (store.run.outbox, len(messages)) == (["RunRejected"], 1)  # and the new outcome is tried again later
+
+
+def test_the_looks_for_a_topic_become_rarer_however_long_the_old_model_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "publish", lambda _: False)
+    run = ended(Stage.LIVE)
+    run.outbox = ["RunLive"]
+    run.cleanup, run.cleanup_at = "replaced", START + timedelta(days=6)
+    wait = settle.settle(Store(run), run, START + timedelta(hours=10))
+    assert wait is not None
+    assert wait.delay == settle.LATEST_LOOK
