@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from azure.core import MatchConditions
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobClient
 
@@ -34,14 +35,6 @@ class Serving(msgspec.Struct, frozen=True):
 def blob(model: str) -> BlobClient:
     """Where the record of the model is (docs/interfaces.md)."""
     return azure_clients.container(settings().runs_container).get_blob_client(f"{PREFIX}{model}.json")
-
-
-def write(record: dict[str, Any]) -> None:
-    """Store the record of ``record["model"]``."""
-    content = msgspec.json.encode(record)
-    serving = msgspec.to_builtins(msgspec.json.decode(content, type=Serving))
-    metadata = {name: str(value) for name, value in serving.items() if name != "model"}
-    blob(record["model"]).upload_blob(content, metadata=metadata, overwrite=True)
 
 
 def read(model: str) -> dict[str, Any] | None:
@@ -75,7 +68,27 @@ def idle_hours(recipe: dict[str, Any]) -> float:
     return float((recipe.get("release") or {}).get("idle_hours", IDLE_HOURS))
 
 
-def delete(model: str) -> None:
-    """Nothing serves under the model's name any more."""
+def etag(model: str) -> str:
+    """The record's ETag; "" when there is no record."""
+    try:
+        return str(blob(model).get_blob_properties().etag)
+    except ResourceNotFoundError:
+        return ""
+
+
+def write(record: dict[str, Any], etag: str) -> None:
+    """Store the record of ``record["model"]`` in place of the one that had ``etag`` ("": of none).
+
+    Raises what Azure raises for one that has changed since.
+    """
+    content = msgspec.json.encode(record)
+    serving = msgspec.to_builtins(msgspec.json.decode(content, type=Serving))
+    metadata = {name: str(value) for name, value in serving.items() if name != "model"}
+    conditions: dict[str, Any] = {"etag": etag, "match_condition": MatchConditions.IfNotModified} if etag else {}
+    blob(record["model"]).upload_blob(content, metadata=metadata, overwrite=bool(etag), **conditions)
+
+
+def delete(model: str, etag: str) -> None:
+    """Nothing serves under the model's name any more. Raises what Azure raises for a record that has changed since."""
     with suppress(ResourceNotFoundError):
-        blob(model).delete_blob()
+        blob(model).delete_blob(etag=etag, match_condition=MatchConditions.IfNotModified)

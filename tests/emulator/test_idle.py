@@ -37,7 +37,7 @@ def serve(container: ContainerClient, model: str, hours: float = 24, since: date
     run.recipe = {"release": {"idle_hours": hours}}
     run.move(Stage.LIVE, "all traffic goes to it", since)
     BlobRunStore(container).create(run)
-    live_record.write({"model": model, "run_id": run.id, "since": since, "idle_hours": hours, "endpoint": "e"})
+    live_record.write({"model": model, "run_id": run.id, "since": since, "idle_hours": hours, "endpoint": "e"}, "")
     return run
 
 
