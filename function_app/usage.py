@@ -42,7 +42,7 @@ def last_used() -> dict[str, datetime]:
 
 
 def when_used(model: str) -> datetime | None:
-    """When the model was last marked, as storage has it now; None when it never was."""
+    """When the model last answered a chat, to within INTERVAL, as storage has it now; None when it never has."""
     try:
         properties = _blob(model).get_blob_properties()
     except ResourceNotFoundError:
