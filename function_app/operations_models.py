@@ -2,14 +2,12 @@
 
 import logging
 from collections import Counter
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import msgspec
-from azure.core.exceptions import ResourceNotFoundError
 
-from . import azure_clients, live_record, model_versions
+from . import azure_clients, live_record, model_versions, usage
 from .intake import MODEL_NAME, UNPLACED
 from .live import PREFIX
 from .model_versions import Asset
@@ -20,8 +18,6 @@ from .runs import ENDS, Run, RunStore, Stage, Summary
 from .settings import settings
 
 log = logging.getLogger("function_app.operations")
-
-USED = "used/"  # blobs that the chat route writes: when a model last answered
 
 
 def list_models(runs: RunStore, limit: int, after: str) -> dict[str, Any]:
@@ -58,7 +54,7 @@ def get_model(runs: RunStore, model: str, limit: int, after: str) -> dict[str, A
     return {
         "model": model,
         "live": live,
-        "last_used": _last_used(model),
+        "last_used": usage.when_used(model),
         "endpoint": endpoint,
         "deployments": [msgspec.to_builtins(each) for each in deployments],
         **_counted(summaries),
@@ -167,12 +163,3 @@ def _serving() -> set[str]:
     """The models that have a live record."""
     blobs = azure_clients.container(settings().runs_container).list_blob_names(name_starts_with=PREFIX)
     return {name.removeprefix(PREFIX).removesuffix(".json") for name in islice(blobs, MOST_LISTED)}
-
-
-def _last_used(model: str) -> datetime | None:
-    """When the model last answered a chat, to within some minutes; None when it never has."""
-    try:
-        blob = azure_clients.container(settings().runs_container).get_blob_client(f"{USED}{model}")
-        return blob.get_blob_properties().last_modified
-    except ResourceNotFoundError:
-        return None

@@ -113,6 +113,7 @@ class World:
             monkeypatch.setattr(module, "turn", self)
         monkeypatch.setattr(observe, "settings", lambda: self)
         monkeypatch.setattr(outcomes, "wanted", lambda: False)
+        monkeypatch.setattr(advance.idle, "retire_idle", lambda *_: None)
 
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
         self.messages.append((at or self.now, id, at.isoformat() if at else ""))
