@@ -59,7 +59,9 @@ def next_step(run: Run, seen: Observation, now: datetime) -> Step:
     """
     if run.ended:
         return _ended(run, seen)
-    if run.asked and run.asked.action == "cancel":
+    # With all the traffic it may be live already, but for its record: then it is too late.
+    too_late = run.stage == Stage.SHIFTING and run.share == 100
+    if run.asked and run.asked.action == "cancel" and not too_late:
         return Finish(Stage.CANCELLED, f"cancelled {run.asked.in_words}")
     if run.asked and run.stage != Stage.TRAINED:
         return Forget()
