@@ -87,11 +87,10 @@ async def _chat(req: Request, log: ChatLog) -> Response:
     try:
         answer = await flow_runner().run(_flow_inputs(request, live))
     except FlowError as error:
-        # A model may move to another endpoint, and the one that it leaves is deleted. Nothing was answered yet.
-        moved = await live_models().find_again(live.model) if _may_have_moved(error) else None
-        if moved is None or _flow_inputs(request, moved) == _flow_inputs(request, live):
+        elsewhere = await _elsewhere(request, live, error)
+        if elsewhere is None:
             raise
-        answer = await flow_runner().run(_flow_inputs(request, moved))
+        answer = await flow_runner().run(elsewhere)
     log.first_answer()
     usage.note(live.model)
     if isinstance(answer, FlowStream):
@@ -120,9 +119,26 @@ def _flow_inputs(request: ChatRequest, live: LiveModel) -> dict[str, Any]:
     }
 
 
-def _may_have_moved(error: FlowError) -> bool:
-    # What a caller sees of an endpoint that is being deleted, or is gone.
-    return error.kind == "unreachable" or error.upstream_status in (401, 403, 404, 410, 502, 503)
+async def _elsewhere(request: ChatRequest, live: LiveModel, error: FlowError) -> dict[str, Any] | None:
+    """What to ask instead when nothing was answered yet; None when that would be the same again.
+
+    A model may have moved to another endpoint, and the one that it leaves is deleted. Or the traffic has led to a
+    challenger that is out of order: the deployment that the live record names still serves.
+    """
+    if not _may_be_well_elsewhere(error):
+        return None
+    now = await live_models().find_again(live.model)
+    if now is None:
+        return None
+    before, inputs = _flow_inputs(request, live), _flow_inputs(request, now)
+    if inputs == before:
+        inputs = {**inputs, "deployment": now.deployment}
+    return inputs if inputs != before else None
+
+
+def _may_be_well_elsewhere(error: FlowError) -> bool:
+    # What a caller sees of an endpoint that is being deleted, or is gone; and of a server that fails.
+    return error.kind == "unreachable" or error.upstream_status in (401, 403, 404, 410, 424, 500, 502, 503)
 
 
 async def _read_body(req: Request) -> bytes:

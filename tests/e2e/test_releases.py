@@ -148,15 +148,19 @@ def back_at_the_champion(azure: LocalAzure, ml: MLClient, champion: Json, run: J
     assert kept["stage"] == "live"
 
 
-def test_a_challenger_that_turns_bad_at_a_tenth_of_the_traffic_goes_back_to_the_champion(
+def test_a_challenger_that_breaks_at_a_tenth_of_the_traffic_goes_back_and_nobody_who_chats_notices(
     azure: LocalAzure, ml: MLClient, champion: Json
 ) -> None:
-    # Its one good answer is the one before the traffic is shifted.
-    run = release(azure, "orders", "turns-bad", loss=0.4, serve="empty", serve_after=1)
-    assert run["stage"] == "failed"
-    assert run["history"][-2]["reason"] == "10 % of the traffic"
-    assert "empty answer" in run["history"][-1]["reason"]
-    back_at_the_champion(azure, ml, champion, run)
+    with at_it(azure, "orders") as chatters:
+        # Its one good answer is the one before the traffic is shifted; then it answers 500 to everybody.
+        run = release(azure, "orders", "breaks", loss=0.4, serve="broken", serve_after=1)
+        assert run["stage"] == "failed"
+        assert run["history"][-2]["reason"] == "10 % of the traffic"
+        assert "with 10 % of the traffic the new deployment failed 3 times" in run["history"][-1]["reason"]
+        back_at_the_champion(azure, ml, champion, run)
+    assert len(chatters.since(moment(run, "10 % of the traffic"), moment(run, "with 10 % of the traffic"))) > 20
+    assert Counter(chat.error for chat in chatters.chats if chat.error) == {}
+    assert {answered_by(chat, [champion, run]) for chat in chatters.chats} == {champion["id"]}
 
 
 def test_a_challenger_whose_deployment_is_lost_goes_back_and_nobody_who_chats_notices(
