@@ -26,13 +26,14 @@ from .runs import (
     utc_now,
 )
 from .settings import settings
-from .settle import finish, settle, waiting_for_turn
+from .settle import finish, left_at, settle, waiting_for_turn
 from .step_kinds import Finish, Nothing, Wait
 from .steps import take
 
 log = logging.getLogger("function_app.advance")
 blueprint = func.Blueprint()
 
+ENDED_BADLY = frozenset({Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED})
 MAX_STEPS = 30  # of one invocation; a whole run has fewer
 MAX_DELAY = timedelta(days=6)  # a queue message can be hidden for seven
 MAX_REVIVALS, REVIVE_AFTER = 3, timedelta(minutes=15)
@@ -63,6 +64,8 @@ def advance_run(message: func.QueueMessage) -> None:
     """Bring one run as far as it goes without waiting."""
     content = _parse(message.get_body())
     if content is not None:
+        if (message.dequeue_count or 1) > 1:  # whoever had it first has died, or failed
+            _look_for_strays(store(), content["run_id"])
         advance(content["run_id"], content.get("dataset"), content.get("at", ""))
 
 
@@ -156,15 +159,18 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
     if found is None:
         return None
     run, etag = found
+    stage = run.stage
     try:
         for _ in range(MAX_STEPS):
+            stage = run.stage
+            wait = None
             if run.ended and (run.outbox or run.cleanup):
                 etag, wait = _settle(runs, run, etag)
-                if wait and not (run.asked and run.asked.action == "retire"):
+                if wait and not run.asked:
                     return _sleep(runs, run, etag, wait, at)
-            step = take(runs, run)
+            step = take(runs, run)  # what a person asks for is answered at once where the end allows it
             if isinstance(step, Nothing):
-                return None
+                return _sleep(runs, run, etag, wait, at) if wait else None
             if isinstance(step, Wait):
                 return _sleep(runs, run, etag, step, at)
             etag = runs.save(run, etag)
@@ -175,7 +181,26 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
     except Conflict:
         # Another invocation has moved the run; it sends what messages are needed.
         log.info("advance run_id=%s moved_by=another", id)
+        _look_for_strays(runs, id, stage)
     return None
+
+
+def _look_for_strays(runs: RunStore, id: str, stage: Stage | None = None) -> None:
+    """Have looked for what an invocation has started after another had ended the run, and found nothing to delete.
+
+    ``stage``: at which that invocation was; for one that has died, the last before the end.
+    """
+    found = runs.get(id)
+    if found is None or found[0].stage not in ENDED_BADLY or found[0].cleanup:
+        return
+    run, etag = found
+    left = left_at(stage or run.history[-2].stage)
+    if left:
+        log.warning("advance run_id=%s strays=%s", id, left)
+        run.cleanup, run.cleanup_at, run.wake_at = left, None, None
+        with suppress(Conflict):
+            runs.save(run, etag)
+        wake(id)
 
 
 def _receive(runs: RunStore, id: str, dataset: dict[str, str] | None) -> tuple[Run, str] | None:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from azure.core import MatchConditions
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobClient
 
@@ -28,7 +29,23 @@ def read(model: str) -> dict[str, Any] | None:
         raise StepError(f"the record {PREFIX}{model}.json in the runs container cannot be read: {error}") from None
 
 
-def delete(model: str) -> None:
-    """Nothing serves under the model's name any more."""
+def etag(model: str) -> str:
+    """The record's ETag; "" when there is no record."""
+    try:
+        return str(blob(model).get_blob_properties().etag)
+    except ResourceNotFoundError:
+        return ""
+
+
+def write(model: str, content: bytes, etag: str) -> None:
+    """Replace the record that had ``etag``. Raises what Azure raises for one that has changed since."""
+    if etag:
+        blob(model).upload_blob(content, overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
+    else:
+        blob(model).upload_blob(content, overwrite=False)
+
+
+def delete(model: str, etag: str) -> None:
+    """Nothing serves under the model's name any more. Raises what Azure raises for a record that has changed since."""
     with suppress(ResourceNotFoundError):
-        blob(model).delete_blob()
+        blob(model).delete_blob(etag=etag, match_condition=MatchConditions.IfNotModified)

@@ -18,8 +18,6 @@ def observe(runs: RunStore, run: Run) -> Observation:
         return Observation(job=_job(run) if _is_to_be_resumed(run) else None)
     if run.stage == Stage.RECEIVED:
         return Observation()
-    if run.stage == Stage.TRAINED:
-        return Observation(safety=bool(settings().content_safety_endpoint))
     others = [
         other for other in runs.summaries(f"{run.model}-")
         if other.model == run.model and other.id != run.id and other.stage in COUNTING and not other.rollback
@@ -28,6 +26,8 @@ def observe(runs: RunStore, run: Run) -> Observation:
     match run.stage:
         case Stage.VALIDATED:
             return Observation(overtaken_by, _twins(run, others))
+        case Stage.TRAINED:
+            return Observation(overtaken_by, safety=bool(settings().content_safety_endpoint))
         case Stage.APPROVED | Stage.VERIFYING:
             return Observation(overtaken_by)
         case Stage.TRAINING:
@@ -72,10 +72,17 @@ def _overtaken_by(run: Run, others: list[Summary]) -> str:
 
 
 def _twins(run: Run, others: list[Summary]) -> tuple[Twin, ...]:
-    """The runs of the same records and recipe, but for those whose model no longer serves."""
+    """The runs of the same records and recipe, but for those whose model no longer serves, or will not stay.
+
+    An earlier twin does not count where other data was dropped between the two: who drops a file, another one and the
+    first again wants the first.
+    """
     mine = (run.dataset.uploaded_at, run.id)
+    different = [(other.uploaded_at, other.id) for other in others if other.fingerprint != run.fingerprint]
     return tuple(
         Twin(other.id, other.stage, (other.uploaded_at, other.id) < mine)
         for other in others
-        if other.fingerprint == run.fingerprint and other.stage != Stage.RETIRED
+        if other.fingerprint == run.fingerprint
+        and other.stage != Stage.RETIRED
+        and not any((other.uploaded_at, other.id) < between < mine for between in different)
     )

@@ -6,6 +6,7 @@ engine may change from run to run, so what a new model replaces is looked for in
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -106,8 +107,15 @@ def delete_deployment(run: Run, place: Place) -> None:
         release_managed.take_down(run.model, place.name)
 
 
-def write_live_record(run: Run) -> None:
-    """Tell the chat route which model serves, and where (docs/interfaces.md)."""
+def write_live_record(run: Run, check: Callable[[], None] = lambda: None) -> None:
+    """Tell the chat route which model serves, and where (docs/interfaces.md).
+
+    ``check`` raises when the run has been moved on. It is called after the look at the record that is there and before
+    this one is written, which fails when another was written meanwhile: so a late invocation never replaces the record
+    of a later run by its own.
+    """
+    etag = live_record.etag(run.model)
+    check()
     record: dict[str, Any] = {
         "model": run.model,
         "run_id": run.id,
@@ -118,7 +126,7 @@ def write_live_record(run: Run) -> None:
         "since": run.stage_since,
         **_by_engine(run).live_fields(run),
     }
-    live_record.blob(run.model).upload_blob(msgspec.json.encode(record), overwrite=True)
+    live_record.write(run.model, msgspec.json.encode(record), etag)
 
 
 def discarded(run: Run) -> bool:
@@ -131,7 +139,9 @@ def discarded(run: Run) -> bool:
     except StepError as error:  # somebody has changed it: what serves is not known, so nothing is deleted
         log.error("discard run_id=%s live_record=%r", run.id, str(error))
         return False
-    return live.get("run_id") == run.id or bool(_by_engine(run).discarded(run))
+    # A rollback that has failed may have the name of the deployment that serves.
+    serves = live.get("run_id") == run.id or live.get("deployment") == run.deployment
+    return serves or bool(_by_engine(run).discarded(run))
 
 
 def retired(run: Run) -> bool:
@@ -140,11 +150,12 @@ def retired(run: Run) -> bool:
     True once they are gone, or when another run serves under the name; to be repeated until then. Raises StepError when
     the live record cannot be read.
     """
+    etag = live_record.etag(run.model)
     live = live_record.read(run.model)
     if live is not None:
         if live.get("run_id") != run.id:
             return True
-        live_record.delete(run.model)
+        live_record.delete(run.model, etag)
     serverless = release_serverless.endpoints(run.model)
     for name in serverless:
         release_serverless.delete(name)

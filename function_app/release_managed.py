@@ -97,14 +97,18 @@ def create_endpoint(run: Run) -> None:
     """Start creating the model's endpoint; nobody waits for it here."""
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-    azure_clients.ml_client().online_endpoints.begin_create_or_update(
-        ManagedOnlineEndpoint(
+    endpoints = azure_clients.ml_client().online_endpoints
+    try:
+        # One that has failed may still serve: a request without its traffic would take that away.
+        endpoint = endpoints.get(endpoint_name(run))
+    except ResourceNotFoundError:
+        endpoint = ManagedOnlineEndpoint(
             name=endpoint_name(run),
             auth_mode="aad_token",
             identity=azure_clients.user_assigned(settings().endpoint_identity_id),
             tags={"model": run.model},
         )
-    )
+    endpoints.begin_create_or_update(endpoint)
 
 
 def create_deployment(run: Run, recipe: Recipe) -> None:
@@ -181,15 +185,21 @@ def verify(run: Run) -> str:
 
 def champion(run: Run) -> str:
     """The deployment that the live record names, when it is on this endpoint, well, and not the run's own."""
+    name, state = _champion(run)
+    return name if state == "Succeeded" else ""
+
+
+def _champion(run: Run) -> tuple[str, str]:
+    """The champion's deployment and its provisioning state, however it is; "" for both when it is not there."""
     live = live_record.read(run.model) or {}
     name = str(live.get("deployment") or "")
     if not name or name == run.deployment or live.get("endpoint") != endpoint_name(run):
-        return ""
+        return "", ""
     try:
         deployment = azure_clients.ml_client().online_deployments.get(name, endpoint_name(run))
     except ResourceNotFoundError:
-        return ""
-    return name if azure_clients.plain(deployment.provisioning_state) == "Succeeded" else ""
+        return "", ""
+    return name, azure_clients.plain(deployment.provisioning_state)
 
 
 def shift_traffic(run: Run, share: int) -> None:
@@ -250,7 +260,7 @@ def discarded(run: Run) -> bool:
     if traffic.get(run.deployment):
         ml = azure_clients.ml_client()
         endpoint = ml.online_endpoints.get(endpoint_name(run))
-        keeps = champion(run)
+        keeps, _ = _champion(run)  # also one that is being changed: without traffic it would answer nobody
         endpoint.traffic = {keeps: 100} if keeps else {}
         ml.online_endpoints.begin_create_or_update(endpoint)
         log.info("discard run_id=%s traffic_back_to=%s", run.id, keeps or "nobody")
