@@ -30,8 +30,8 @@ STAGES = {
 }
 KINDS = {Stage.LIVE: "RunLive", Stage.REJECTED: "RunRejected", Stage.FAILED: "RunFailed"}
 # Nothing is held up by a topic: one attempt takes no longer than these (seconds), the next one is the next look at the
-# run, and a topic that takes nothing for a day is not going to. After a failure that took its time this process asks the
-# topic nothing for a while, or the runs that end meanwhile would each wait in a thread that the others need.
+# run, and a topic that takes nothing for a day is not going to. After a failure that took its time this process leaves
+# the topic alone for a while, or the runs that end meanwhile would each wait in a thread that the others need.
 CONNECT_SECONDS, READ_SECONDS = 3, 5
 SLOW_SECONDS = 1.0
 SILENCE = timedelta(minutes=5)
