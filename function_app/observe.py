@@ -2,7 +2,7 @@
 
 import msgspec
 
-from . import engines, release, turn
+from . import engines, idle, release, turn
 from .observation import JobSeen, Observation, Twin
 from .recipe import Recipe
 from .runs import Run, RunStore, Stage, Summary
@@ -15,7 +15,7 @@ COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED,
 def observe(runs: RunStore, run: Run) -> Observation:
     """What is there now. Raises what Azure raises."""
     if run.ended:
-        return Observation(job=_job(run) if _is_to_be_resumed(run) else None)
+        return Observation(job=_job(run) if _is_to_be_resumed(run) else None, used_again=idle.used_since_asked(run))
     if run.stage == Stage.RECEIVED:
         return Observation()
     others = [
