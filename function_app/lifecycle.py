@@ -59,11 +59,10 @@ def next_step(run: Run, seen: Observation, now: datetime) -> Step:
     """
     if run.ended:
         return _ended(run, seen)
-    # With all the traffic it may be live already, but for its record: then it is too late.
-    too_late = run.stage == Stage.SHIFTING and run.share == 100
-    if run.asked and run.asked.action == "cancel" and not too_late:
+    if run.asked and run.asked.action == "cancel" and run.share < 100:
         return Finish(Stage.CANCELLED, f"cancelled {run.asked.in_words}")
-    if run.asked and run.stage != Stage.TRAINED:
+    # With all the traffic the model is as good as live: the chat may have been told, and the champion's run be retired.
+    if run.asked and not (run.stage == Stage.TRAINED and run.asked.action in ("approve", "reject")):
         return Forget()
     # Once it has some of the traffic it goes on: the newer one will replace it in its turn.
     if seen.overtaken_by and not run.share and not seen.traffic.get(run.deployment):
