@@ -29,6 +29,10 @@ JOB_EVENTS = frozenset(
         SystemEventNames.MachineLearningServicesRunStatusChangedEventName,
     )
 )
+# Statuses after which a job goes on: nothing waits for them.
+UNDER_WAY = frozenset(
+    ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "CancelRequested")
+)
 # Calls that commit a whole file. On hierarchical accounts CreateFile comes first, with nothing in the file.
 COMMITS = ("PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose")
 
@@ -53,13 +57,15 @@ async def on_dataset_uploaded(event: func.EventGridEvent) -> None:
 
 @blueprint.event_grid_trigger(arg_name="event")
 async def on_job_event(event: func.EventGridEvent) -> None:
-    """A job of Azure ML changed its status: look at its run. Jobs of others have no record and are dropped there."""
+    """A job of Azure ML has ended: look at its run. Jobs of others have no record and are dropped there."""
     data = _data(event)
     id = _get(data, "runId") or (event.subject or "").rpartition("/runs/")[2]
     tags = _get(data, "runTags")
     ours = _kind(event) in JOB_EVENTS and isinstance(id, str) and id
     if not ours or (isinstance(tags, dict) and tags and _get(tags, "run_id") != id):
         log.info("event id=%s ignored: not a job of ours", event.id)
+        return
+    if str(_get(data, "runStatus")) in UNDER_WAY:
         return
     await asyncio.to_thread(wake, id)
     log.info("event id=%s run_id=%s", event.id, id)
