@@ -12,7 +12,7 @@ from .intake import MODEL_NAME, UNPLACED
 from .live import PREFIX
 from .model_versions import Asset
 from .operations_answers import Refused, not_found, page
-from .operations_runs import MOST_LISTED, ask, forbidden, nudged, of_model, under_way
+from .operations_runs import MOST_LISTED, ask, forbidden, listed, nudged, of_model, under_way
 from .rollback import MOST_READ, SERVED, VERSION, find_version
 from .runs import ENDS, Run, RunStore, Stage, Summary
 from .settings import settings
@@ -26,7 +26,7 @@ def list_models(runs: RunStore, limit: int, after: str) -> dict[str, Any]:
         raise Refused(400, "invalid_after", "after must be what the page before gave as its after.")
     serving = _serving()
     known: dict[str, list[Summary]] = {}
-    for summary in islice(runs.summaries(), MOST_LISTED):
+    for summary in listed(runs):
         if summary.model > after and summary.model != UNPLACED:
             known.setdefault(summary.model, []).append(summary)
     names = sorted(set(known) | {name for name in serving if name > after})[: limit + 1]
