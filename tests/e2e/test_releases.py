@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import requests
 from azure.ai.ml import MLClient
 from azure.identity import DefaultAzureCredential
 
@@ -198,3 +199,51 @@ def test_a_message_that_cannot_be_worked_on_is_kept_and_marks_its_run(azure: Loc
     marked = until(lambda: next((r for r in azure.records("orders") if r["links"].get("poison")), None))
     assert marked["id"] == champion["id"]
     assert any(marked["links"]["poison"] in name for name in names)
+
+
+def operate(azure: LocalAzure, method: str, path: str, body: Json | None = None) -> requests.Response:
+    """A request of an operator to the operations API."""
+    environment = azure.environment
+    key = {"Authorization": f"Bearer {environment['OPERATOR_API_KEY']}"}
+    url = f"{environment['APP_BASE_URL']}/api/operations/{path}"
+    return requests.request(method, url, json=body, headers=key, timeout=60)
+
+
+def record_of(azure: LocalAzure, id: str) -> Json:
+    return json.loads(azure.storage.get_blob_client("runs", f"{id}.json").download_blob().readall())  # type: ignore[no-any-return]
+
+
+def test_a_kept_message_is_listed_and_sent_again(azure: LocalAzure, champion: Json) -> None:
+    listed = operate(azure, "GET", "poison").json()["poison"]
+    (kept,) = (each for each in listed if each["run_id"] == champion["id"])
+    assert operate(azure, "POST", f"poison/{kept['name']}/replay").status_code == 202
+    assert kept["name"] not in [each["name"] for each in operate(azure, "GET", "poison").json()["poison"]]
+    assert "poison" not in record_of(azure, champion["id"])["links"]
+
+
+def test_a_rollback_in_one_call_is_noticed_by_nobody_who_chats_and_a_retired_model_keeps_its_versions(
+    azure: LocalAzure, ml: MLClient, champion: Json
+) -> None:
+    newer = release(azure, "orders", "newer", loss=0.4)
+    assert newer["stage"] == "live", newer["history"][-1]["reason"]
+    endpoint = endpoint_of(azure, "orders")
+    first, second = ("r-" + each["id"].rpartition("-")[2] for each in (champion, newer))
+    until(lambda: [each.name for each in ml.online_deployments.list(endpoint)] == [second])  # its bake time is over
+    with at_it(azure, "orders") as chatters:
+        asked = [operate(azure, "POST", "models/orders/rollback", {"note": "odd answers"}) for _ in range(2)]
+        assert [each.status_code for each in asked] == [202, 202]
+        (back,) = {each.json()["run"]["id"] for each in asked}  # asking twice is asking once
+        until(lambda: record_of(azure, back)["stage"] == "live")
+        seen = len(chatters.chats)
+        until(lambda: len(chatters.chats) > seen + 40)
+    assert Counter(chat.error for chat in chatters.chats if chat.error) == {}
+    assert [chat for chat in chatters.chats if not answered_by(chat, [champion, newer])] == []
+    assert {answered_by(chat, [champion, newer]) for chat in chatters.chats[-20:]} == {champion["id"]}
+    assert record_of(azure, newer["id"])["stage"] == "retired"
+    versions = sorted(str(each.version) for each in ml.models.list(name="orders"))
+    assert operate(azure, "POST", "models/orders/retire").status_code == 202
+    until(lambda: endpoint not in [each.name for each in ml.online_endpoints.list()])
+    assert not azure.exists("runs", "live/orders.json")
+    until(lambda: operate(azure, "POST", "models/orders/retire").status_code == 200)
+    assert sorted(str(each.version) for each in ml.models.list(name="orders")) == versions
+    assert first != second
