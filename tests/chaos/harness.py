@@ -65,7 +65,7 @@ class Play:
         self.overwritten: set[int] = set()
         self.rollbacks: list[str] = []
         self.closed: set[tuple[int, str]] = set()  # the gates, of a drop's "job" or "server", that are still shut
-        self.invocations = 0
+        self.invocations = self.stalls = 0
         self.served = False
         self.faults = Faults(schedule.seed, schedule.rates, self.clock, self._race, self.note)
         self.queue = Queue(lambda: self.clock.now, self._meddle)
@@ -240,6 +240,7 @@ class Play:
         if self._depth > 1 or command._remembered.uploading.locked():
             return
         random = self.draw(f"race {next(self._races)}")
+        self.stalls += 1
         before = (self.clock.skew, self.faults.active)
         self.clock.skew, self.faults.active = timedelta(0), False
         at = self.clock.now
@@ -397,7 +398,10 @@ class Play:
         self.served = self.served or self._live_record()
         if not self.served:
             return
-        states = {there.name: there.state for there in self.world.deployments()}
+        there = self.world.deployments()
+        states = {deployment.name: deployment.state for deployment in there}
+        if len({deployment.run for deployment in there}) < len(there):
+            self._broken.append(f"a run has two deployments: {sorted(states)}")
         for endpoint in self.world.endpoints():
             traffic = {name: share for name, share in (endpoint.properties.get("traffic") or {}).items() if share}
             if self._retiring():
