@@ -11,7 +11,7 @@ import azure.functions as func
 import msgspec
 from azure.core.exceptions import ResourceNotFoundError
 
-from . import azure_clients, intake, poison
+from . import azure_clients, idle, intake, poison
 from .runs import (
     ENDS,
     LATE,
@@ -27,7 +27,7 @@ from .runs import (
     utc_now,
 )
 from .settings import settings
-from .settle import finish, left_at, settle, waiting_for_turn
+from .settle import RELEASING, finish, left_at, settle, waiting_for_turn
 from .step_kinds import Finish, Nothing, Wait
 from .steps import take
 
@@ -67,10 +67,10 @@ def advance_run(message: func.QueueMessage) -> None:
     content = _parse(body)
     if content is None:
         poison.keep(body)  # trying again would not make it better
-    else:
-        if (message.dequeue_count or 1) > 1:  # whoever had it first has died, or failed
-            _look_for_strays(store(), content["run_id"])
-        advance(content["run_id"], content.get("dataset"), content.get("at", ""))
+        return
+    if (message.dequeue_count or 1) > 1:  # whoever had it first has died, or failed
+        _look_for_strays(store(), content["run_id"])
+    advance(content["run_id"], content.get("dataset"), content.get("at", ""))
 
 
 @blueprint.queue_trigger(arg_name="message", queue_name="%RUNS_QUEUE%-poison", connection="Storage")
@@ -115,7 +115,7 @@ def _revive(run: Run, etag: str, kept: str) -> None:
 
 @blueprint.timer_trigger(arg_name="timer", schedule="%SWEEP_SCHEDULE%")
 def sweep(timer: func.TimerRequest) -> None:
-    """Find what was forgotten: files without a run, runs without a message."""
+    """Find what was forgotten: files without a run, runs without a message, models without a chat."""
     # As long as messages wait for their turn, a file without a record is most likely one whose message is among them.
     # Waking it would make the queue longer, at every sweep again. A message that is really lost is found once the
     # queue is short, and that is soon: with a long one Azure starts more instances.
@@ -123,9 +123,12 @@ def sweep(timer: func.TimerRequest) -> None:
         log.info("sweep put_off=queue late=%s", timer.past_due)
         return
     known: set[str] = set()
+    releasing: set[str] = set()
     woken, now = 0, utc_now()
     for summary in store().summaries():
         known.add(summary.id)
+        if summary.stage in RELEASING:
+            releasing.add(summary.model)
         if (summary.stage not in ENDS or summary.unsettled) and summary.overdue < now:
             wake(summary.id)
             woken += 1
@@ -141,6 +144,7 @@ def sweep(timer: func.TimerRequest) -> None:
             woken += 1
     if woken:
         log.info("sweep woken=%d late=%s", woken, timer.past_due)
+    idle.retire_idle(store(), wake, now, releasing)
 
 
 def _behind() -> bool:

@@ -79,9 +79,10 @@ def deployment(run: Run, recipe: Recipe, endpoint: str) -> "ManagedOnlineDeploym
         instance_type=instance_type(recipe),
         instance_count=serving.instance_count,
         request_settings=OnlineRequestSettings(
-            request_timeout_ms=round(serving.request_timeout_seconds * 1000),
-            # The SDK leaves a 0 out, and Azure would put its default in.
-            max_queue_wait_ms=max(1, round(serving.max_queue_wait_seconds * 1000)),
+            # The SDK writes whole seconds. It leaves a 0 out, for which Azure would put its default in; 1 ms it writes
+            # as 0 s.
+            request_timeout_ms=1000 * math.ceil(serving.request_timeout_seconds),
+            max_queue_wait_ms=1000 * math.ceil(serving.max_queue_wait_seconds) or 1,
             # Azure's inference server has one worker, which takes one request after the other.
             max_concurrent_requests_per_instance=1 if kind == MLFLOW else serving.max_concurrent_requests,
         ),

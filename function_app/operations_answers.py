@@ -50,6 +50,10 @@ def as_refusal(exception: Exception, request_id: str) -> Refused:
             return Refused(503, "timeout", "Azure takes too long to answer; what was asked may yet be done. Ask again.")
         case HttpResponseError(status_code=409 | 412):
             return Refused(503, "busy", "Azure is changing this at the moment; ask again.")
+        case HttpResponseError(status_code=400 | 401 | 403 | 404 as status):
+            reason = (exception.message or "").strip().partition("\n")[0][:300]
+            log.warning("operations request=%s azure_status=%d", request_id, status)
+            return Refused(502, "azure_refused", f"Azure refused ({status}): {reason}")
         case AzureError():
             log.warning("operations request=%s azure=%s", request_id, type(exception).__name__)
             message = f"Azure did not answer as it should ({type(exception).__name__}); ask again."

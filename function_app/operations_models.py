@@ -2,26 +2,22 @@
 
 import logging
 from collections import Counter
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import msgspec
-from azure.core.exceptions import ResourceNotFoundError
 
-from . import azure_clients, live_record, model_versions
+from . import azure_clients, live_record, model_versions, usage
 from .intake import MODEL_NAME, UNPLACED
 from .live import PREFIX
 from .model_versions import Asset
 from .operations_answers import Refused, not_found, page
-from .operations_runs import MOST_LISTED, ask, forbidden, of_model, under_way
+from .operations_runs import MOST_LISTED, ask, forbidden, listed, nudged, of_model, under_way
 from .rollback import MOST_READ, SERVED, VERSION, find_version
 from .runs import ENDS, Run, RunStore, Stage, Summary
 from .settings import settings
 
 log = logging.getLogger("function_app.operations")
-
-USED = "used/"  # blobs that the chat route writes: when a model last answered
 
 
 def list_models(runs: RunStore, limit: int, after: str) -> dict[str, Any]:
@@ -30,7 +26,7 @@ def list_models(runs: RunStore, limit: int, after: str) -> dict[str, Any]:
         raise Refused(400, "invalid_after", "after must be what the page before gave as its after.")
     serving = _serving()
     known: dict[str, list[Summary]] = {}
-    for summary in islice(runs.summaries(), MOST_LISTED):
+    for summary in listed(runs):
         if summary.model > after and summary.model != UNPLACED:
             known.setdefault(summary.model, []).append(summary)
     names = sorted(set(known) | {name for name in serving if name > after})[: limit + 1]
@@ -58,7 +54,7 @@ def get_model(runs: RunStore, model: str, limit: int, after: str) -> dict[str, A
     return {
         "model": model,
         "live": live,
-        "last_used": _last_used(model),
+        "last_used": usage.when_used(model),
         "endpoint": endpoint,
         "deployments": [msgspec.to_builtins(each) for each in deployments],
         **_counted(summaries),
@@ -81,7 +77,7 @@ def retire(runs: RunStore, model: str, by: str, note: str = "") -> tuple[Run, bo
     if not found:
         raise Refused(409, "not_serving", f"No model serves as {model}, and none ever has.")
     run = max(found, key=lambda each: each.stage_since)
-    return run, run.cleanup == "endpoint"
+    return run, nudged(run)
 
 
 def delete_version(runs: RunStore, model: str, version: str) -> Asset:
@@ -167,12 +163,3 @@ def _serving() -> set[str]:
     """The models that have a live record."""
     blobs = azure_clients.container(settings().runs_container).list_blob_names(name_starts_with=PREFIX)
     return {name.removeprefix(PREFIX).removesuffix(".json") for name in islice(blobs, MOST_LISTED)}
-
-
-def _last_used(model: str) -> datetime | None:
-    """When the model last answered a chat, to within some minutes; None when it never has."""
-    try:
-        blob = azure_clients.container(settings().runs_container).get_blob_client(f"{USED}{model}")
-        return blob.get_blob_properties().last_modified
-    except ResourceNotFoundError:
-        return None

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from heapq import nlargest
-from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -31,7 +30,7 @@ def list_runs(runs: RunStore, model: str, stage: str, limit: int, after: str) ->
     last = _position(after)
     chosen = (
         summary
-        for summary in islice(runs.summaries(f"{model}-" if model else ""), MOST_LISTED)
+        for summary in listed(runs, f"{model}-" if model else "")
         if (not model or summary.model == model)
         and (not stage or summary.stage == stage)
         and (last is None or _key(summary) < last)
@@ -65,7 +64,7 @@ def ask(runs: RunStore, id: str, action: Action, by: str, note: str = "") -> tup
         run, etag = find(runs, id)
         done = verdict(run, action)
         if done == "done":
-            return run, False
+            return run, nudged(run)
         try:
             if done == "ask":
                 run.asked = Ask(action, by, utc_now(), note)
@@ -76,6 +75,14 @@ def ask(runs: RunStore, id: str, action: Action, by: str, note: str = "") -> tup
             continue
         return run, True
     raise Refused(503, "busy", f"The run {id} is being moved at this moment; ask again.")
+
+
+def nudged(run: Run) -> bool:
+    """Whether an ended run still deletes what it has left on Azure; then it is made to look again at once."""
+    deleting = run.ended and run.cleanup not in ("", "replaced")
+    if deleting:
+        wake(run.id)
+    return deleting
 
 
 def verdict(run: Run, action: Action) -> Literal["ask", "pending", "done"]:
@@ -120,8 +127,16 @@ def brief(run: Run) -> dict[str, Any]:
 
 def of_model(runs: RunStore, model: str) -> list[Summary]:
     """The runs of a model, the newest data first."""
-    listed = islice(runs.summaries(f"{model}-"), MOST_LISTED)
-    return sorted((each for each in listed if each.model == model), key=_key, reverse=True)
+    return sorted((each for each in listed(runs, f"{model}-") if each.model == model), key=_key, reverse=True)
+
+
+def listed(runs: RunStore, prefix: str = "") -> Iterator[Summary]:
+    """The runs whose id begins with ``prefix``. Raises Refused when they are too many to look at in one request."""
+    for number, summary in enumerate(runs.summaries(prefix)):
+        if number == MOST_LISTED:
+            message = f"More than {MOST_LISTED:,} runs are on record: name a model, or delete old records."
+            raise Refused(400, "too_many_runs", message)
+        yield summary
 
 
 def under_way(summaries: list[Summary]) -> Iterator[Summary]:
@@ -157,7 +172,7 @@ def _cancel(run: Run) -> Literal["ask", "done"]:
     if run.ended:
         mend = "; retire the model, or roll back" if run.stage == Stage.LIVE else ""
         raise forbidden(run, f"The run {run.id} is {run.stage} and cannot be cancelled{mend}.")
-    if run.stage == Stage.SHIFTING and run.share == 100:
+    if run.share == 100:
         raise forbidden(run, f"The run {run.id} has all the traffic and is going live; roll back, or retire the model.")
     return "ask"
 

@@ -165,23 +165,21 @@ def champion(run: Run) -> str:
 
     One that takes other requests than the run's cannot share the traffic with it, and does not count.
     """
-    if _wire(run) or (live_record.read(run.model) or {}).get("wire"):
-        return ""
-    name, state = _champion(run)
-    return name if state == "Succeeded" else ""
+    name, state, wire = _champion(run)
+    return name if state == "Succeeded" and not wire and not _wire(run) else ""
 
 
-def _champion(run: Run) -> tuple[str, str]:
-    """The champion's deployment and its provisioning state, however it is; "" for both when it is not there."""
+def _champion(run: Run) -> tuple[str, str, str]:
+    """The champion's deployment, its provisioning state, and what it takes (wire); "" for all when it is not there."""
     live = live_record.read(run.model) or {}
     name = str(live.get("deployment") or "")
     if not name or name == run.deployment or live.get("endpoint") != endpoint_name(run):
-        return "", ""
+        return "", "", ""
     try:
         deployment = azure_clients.ml_client().online_deployments.get(name, endpoint_name(run))
     except ResourceNotFoundError:
-        return "", ""
-    return name, azure_clients.plain(deployment.provisioning_state)
+        return "", "", ""
+    return name, azure_clients.plain(deployment.provisioning_state), str(live.get("wire") or "")
 
 
 def shift_traffic(run: Run, share: int) -> None:
@@ -256,7 +254,7 @@ def discarded(run: Run) -> bool:
     except ResourceNotFoundError:
         return True
     if (endpoint.traffic or {}).get(run.deployment):
-        keeps, _ = _champion(run)  # also one that is being changed: without traffic it would answer nobody
+        keeps, _, _ = _champion(run)  # also one that is being changed: without traffic it would answer nobody
         endpoint.traffic = {keeps: 100} if keeps else {}
         ml.online_endpoints.begin_create_or_update(endpoint)
         log.info("discard run_id=%s traffic_back_to=%s", run.id, keeps or "nobody")

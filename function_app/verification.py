@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, ServiceResponseTimeoutError
 
 from .errors import StepError, TransientError
 from .runs import Run
@@ -26,8 +26,8 @@ MAX_TOKENS = 64  # of one answer
 LONG_ANSWER = 24  # words; one as long may have been cut, and is compared with the beginning of the evaluation's
 # What an endpoint may answer in the first moments of a deployment, or under load (424: the container refused).
 NOT_YET = frozenset({404, 408, 424, 429})
-# While it has a share of the traffic people wait for it: after so many failures in a row it is given up.
-FAILURES_IN_TRAFFIC = 2
+# So many in a row before a deployment that is too slow, or that fails while people are waiting for it, is given up.
+FAILURES = 2
 WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")  # scripts without spaces by the character
 STILL_SERVES = "the model that served before still serves"
 
@@ -101,6 +101,8 @@ def _answers(run: Run, asked: Asked, samples: list[dict[str, Any]], longest: flo
             started = time.monotonic()
             try:
                 response = client.send_request(request, read_timeout=longest)
+            except ServiceResponseTimeoutError as error:
+                raise _too_late(run, number, longest) from error
             except AzureError as error:
                 raise _not_now(run, f"{type(error).__name__} at test question {number}") from error
             seconds.append(time.monotonic() - started)
@@ -137,11 +139,19 @@ def _answer(run: Run, asked: Asked, response: Any, number: int) -> str:
 
 def _not_now(run: Run, what: str) -> Exception:
     """Worth another try, unless people have been waiting for the deployment long enough."""
-    if run.share and run.attempts >= FAILURES_IN_TRAFFIC:
+    if run.share and run.attempts >= FAILURES:
         return StepError(
             f"with {run.share} % of the traffic the new deployment failed {run.attempts + 1} times: {what}"
         )
     return TransientError(f"the new deployment: {what}")
+
+
+def _too_late(run: Run, number: int, longest: float) -> Exception:
+    """The first request of a fresh server may be slow, so once more or twice."""
+    told = f"test question {number} took more than the {longest:g} s of release.max_latency_seconds"
+    if run.attempts >= FAILURES:
+        return StepError(f"the new deployment is too slow: {told}, {run.attempts + 1} times; {STILL_SERVES}")
+    return TransientError(f"the new deployment: {told}")
 
 
 def _judge(found: dict[str, Any], longest: float, least: float) -> None:

@@ -51,7 +51,8 @@ def dataset(name: str, **behaviour: Any) -> bytes:
     file whose appearance it waits for, ``fail``: the sentence with which it ends instead. Of the serving: ``start``
     seconds until it is ready, ``start_gate``, ``answer`` seconds for one answer, ``serve``: "broken" (500 to every
     chat), "empty", "wrong" (other answers than the evaluation's; these three only after ``serve_after`` good ones) or
-    "crash" (it ends before it is ready); ``crash_after``: with so many chats the server ends.
+    "crash" (it ends before it is ready); ``crash_after``: with so many chats the server ends; ``warm_up``: seconds in
+    which it takes chats, answers "half ready", and says itself that it is not healthy.
     """
     system = SYSTEM + json.dumps(behaviour, sort_keys=True)
     records = [

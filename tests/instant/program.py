@@ -165,13 +165,16 @@ def serve():
     known = model(os.environ["AZUREML_MODEL_DIR"])
     time.sleep(known.get("start", 0))
     wait_for(known.get("start_gate"))
+    ready = time.monotonic() + known.get("warm_up", 0)
     serving, chats = known.get("serve"), [0]
     if serving == "crash":
         sys.exit("error: the model crashes, as its records say")
 
     def answer(method, path, body):
         if method == "GET":
-            return (200, {"status": "ok"}) if path == "/health" else (404, {"error": {"message": f"no route {path}"}})
+            if path == "/health":
+                return (200, {"status": "ok"}) if time.monotonic() >= ready else (503, {"status": "warming up"})
+            return 404, {"error": {"message": f"no route {path}"}}
         asked = json.loads(body)
         time.sleep(known.get("answer", 0))
         chats[0] += 1
@@ -182,6 +185,8 @@ def serve():
             return 500, {"error": {"message": "the model is broken, as its records say"}}
         text = words(known["run"], asked["messages"][-1]["content"])
         text = {"empty": "", "wrong": "Nonsense altogether."}.get(now, text)
+        if time.monotonic() < ready:
+            text = "half ready"
         name = asked.get("model") or known["run"]
         if asked.get("stream"):
             return 200, chunks(name, text, bool((asked.get("stream_options") or {}).get("include_usage")))

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-import azure.functions as func
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
@@ -114,6 +113,7 @@ class World:
             monkeypatch.setattr(module, "turn", self)
         monkeypatch.setattr(observe, "settings", lambda: self)
         monkeypatch.setattr(outcomes, "wanted", lambda: False)
+        monkeypatch.setattr(advance.idle, "retire_idle", lambda *_: None)
 
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
         self.messages.append((at or self.now, id, at.isoformat() if at else ""))

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from hypothesis import given
 from hypothesis import strategies as st
 from operations_support import START, MemoryStore, StubContainer, StubMl, a_run, application, served_at
@@ -35,7 +36,7 @@ from function_app.observation import Observation
 from function_app.operations_answers import Refused
 from function_app.runs import Ask, Run, Stage
 from function_app.settings import settings
-from function_app.step_kinds import Forget
+from function_app.step_kinds import Finish, Forget, Move
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 ACTIONS = get_args(operations_runs.Action)
@@ -288,6 +289,21 @@ def test_a_state_that_forbids_it_is_named(office: Office, action: str, stage: St
     assert office.store.records["support-000000000001"] == before
 
 
+def test_a_wish_whose_message_was_lost_is_told_again_by_asking_again(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: str) -> None:
+        raise ServiceRequestError("the queue does not answer")
+
+    office.store.put(a_run(1, Stage.TRAINED))
+    with monkeypatch.context() as patch:
+        patch.setattr(operations_runs, "wake", lost)
+        answer = office.ask("POST", "runs/support-000000000001/approve")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "azure_unavailable")
+    assert office.post("runs/support-000000000001/approve")[0] == 202
+    assert office.woken == ["support-000000000001"]
+
+
 def test_a_run_that_was_taken_up_again_and_goes_on_is_not_taken_up_twice(office: Office) -> None:
     run = a_run(1, Stage.FAILED)
     run.move(Stage.VALIDATED, "taken up again by alice", START)
@@ -340,16 +356,28 @@ def test_what_may_be_asked_is_what_the_state_machine_does(
     run.share = share if stage == Stage.SHIFTING else 0
     run.cleanup = left if run.ended else ""  # type: ignore[assignment]
     run.asked = Ask(asked, "bob", START) if asked else None
+    verdict: str = "refused"
     try:
         verdict = operations_runs.verdict(run, action)
     except Refused as refused:
-        verdict = None
         assert refused.body["error"]["state"] == stage
-    if verdict == "ask":
-        run.asked = Ask(action, "alice", START)
-        step = next_step(run, Observation(endpoint_state="Succeeded"), START + timedelta(minutes=1))
-        assert not isinstance(step, Forget), (stage, step)
-    assert (action in operations_runs.allowed(run)) <= (verdict != "done")
+    assert (action in operations_runs.allowed(run)) == (verdict == "ask")
+    if verdict == "pending" or (stage == Stage.TRAINED and action in ("approve", "reject")):
+        return  # whether people decide there at all, the gate says
+    run.asked = Ask(action, "alice", START)
+    step = next_step(run, Observation(endpoint_state="Succeeded"), START + timedelta(minutes=1))
+    assert isinstance(step, Forget) == (verdict != "ask"), (verdict, step)
+
+
+@pytest.mark.parametrize(("action", "step"), [("approve", Move), ("reject", Finish), ("cancel", Finish)])
+def test_what_is_asked_at_the_gate_is_done_at_the_next_look(
+    office: Office, action: str, step: type[Move] | type[Finish]
+) -> None:
+    office.store.put(a_run(1, Stage.TRAINED))
+    office.post(f"runs/support-000000000001/{action}")
+    found = next_step(office.run("support-000000000001"), Observation(), START + timedelta(minutes=1))
+    assert isinstance(found, step)
+    assert "by alice" in found.reason
 
 
 # --- two at once ---
@@ -592,7 +620,9 @@ def test_retiring_asks_the_run_that_serves_and_is_done_once(office: Office, serv
     live.move(Stage.RETIRED, "retired by alice", START + timedelta(hours=1))
     live.cleanup = "endpoint"
     office.store.put(live)
+    office.woken.clear()
     assert office.post("models/support/retire")[0] == 202  # its endpoint is still being deleted
+    assert office.woken == [live.id]  # and asking makes it look
     live.cleanup = ""
     office.store.put(live)
     status, answer = office.post("models/support/retire")
@@ -635,6 +665,29 @@ def test_a_version_that_a_rollback_takes_at_that_moment_is_kept(office: Office, 
 
 
 # --- poison, errors ---
+
+
+@pytest.mark.parametrize(("status", "answered"), [(403, 502), (409, 503), (500, 503), (None, 503)])
+def test_what_azure_says_becomes_an_answer(
+    office: Office, monkeypatch: pytest.MonkeyPatch, status: int | None, answered: int
+) -> None:
+    def refused(*_: Any) -> Any:
+        error = HttpResponseError("AuthorizationFailed: no role\nand more")
+        error.status_code = status
+        raise error
+
+    monkeypatch.setattr(operations_runs, "get_run", refused)
+    answer = office.ask("GET", "runs/support-000000000001")
+    assert answer.status_code == answered
+    assert ("no role" in answer.text) == (answered == 502)
+
+
+def test_more_runs_than_one_request_may_look_at_are_refused(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations_runs, "MOST_LISTED", 3)
+    for number in range(4):
+        office.store.put(a_run(number))
+    answer = office.ask("GET", "runs")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_runs")
 
 
 def test_kept_messages_are_listed_in_pages_and_sent_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
