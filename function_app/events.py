@@ -32,6 +32,10 @@ JOB_EVENTS = frozenset(
 )
 # The name of a job: its run's id and, after the run was taken up again, a number (runs.Run.job).
 JOB_NAME = re.compile(r"(?P<run_id>.+-[0-9a-f]{12})-\d{1,9}")
+# Statuses after which a job goes on: nothing waits for them.
+UNDER_WAY = frozenset(
+    ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "CancelRequested")
+)
 # Calls that commit a whole file. On hierarchical accounts CreateFile comes first, with nothing in the file.
 COMMITS = ("PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose")
 
@@ -56,12 +60,14 @@ async def on_dataset_uploaded(event: func.EventGridEvent) -> None:
 
 @blueprint.event_grid_trigger(arg_name="event")
 async def on_job_event(event: func.EventGridEvent) -> None:
-    """A job of Azure ML changed its status: look at its run. Jobs of others have no record and are dropped there."""
+    """A job of Azure ML has ended: look at its run. Jobs of others have no record and are dropped there."""
     data = _data(event)
     job = _get(data, "runId") or (event.subject or "").rpartition("/runs/")[2]
     id = _run_of(job, _get(data, "runTags")) if isinstance(job, str) and _kind(event) in JOB_EVENTS else ""
     if not id:
         log.info("event id=%s ignored: not a job of ours", event.id)
+        return
+    if str(_get(data, "runStatus")) in UNDER_WAY:
         return
     await asyncio.to_thread(wake, id)
     log.info("event id=%s run_id=%s", event.id, id)

@@ -172,7 +172,7 @@ def _cancel(run: Run) -> Literal["ask", "done"]:
     if run.ended:
         mend = "; retire the model, or roll back" if run.stage == Stage.LIVE else ""
         raise forbidden(run, f"The run {run.id} is {run.stage} and cannot be cancelled{mend}.")
-    if run.stage == Stage.SHIFTING and run.share == 100:
+    if run.share == 100:
         raise forbidden(run, f"The run {run.id} has all the traffic and is going live; roll back, or retire the model.")
     return "ask"
 

@@ -7,11 +7,11 @@ deliver nothing else. docs/interfaces.md has the fields.
 
 import logging
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import AzureError
 
 from . import azure_clients
 from .runs import Event, Run, Stage, utc_now
@@ -30,14 +30,15 @@ STAGES = {
 }
 KINDS = {Stage.LIVE: "RunLive", Stage.REJECTED: "RunRejected", Stage.FAILED: "RunFailed"}
 # Nothing is held up by a topic: one attempt takes no longer than these (seconds), the next one is the next look at the
-# run, and a topic that takes nothing for a day is not going to. After one that was silent this process asks it nothing
-# for a while, or the runs that end meanwhile would each wait in a thread that the others need.
+# run, and a topic that takes nothing for a day is not going to. After a failure that took its time this process leaves
+# the topic alone for a while, or the runs that end meanwhile would each wait in a thread that the others need.
 CONNECT_SECONDS, READ_SECONDS = 3, 5
-SILENCE = 300.0
+SLOW_SECONDS = 1.0
+SILENCE = timedelta(minutes=5)
 GIVE_UP_AFTER = timedelta(days=1)
 LONGEST_REASON = 1000  # characters; a container's last words may be in it
 
-_silent_until = 0.0  # on the monotonic clock
+_silent_since: datetime | None = None
 
 
 def wanted() -> bool:
@@ -55,11 +56,12 @@ def publish(run: Run) -> bool:
 
     The ids follow from run and outcome: one that is sent twice can be told by its receiver.
     """
-    global _silent_until
+    global _silent_since
     if not wanted():
         return True
-    if time.monotonic() < _silent_until:
+    if _silent_since and abs(utc_now() - _silent_since) < SILENCE:
         return _too_late(run, "silent a moment ago")
+    started = time.monotonic()
     try:
         # Of each call, because the client does not pass on what its constructor is told. A retry would be a wait here.
         _client().send(
@@ -69,8 +71,8 @@ def publish(run: Run) -> bool:
             retry_total=0,
         )
     except AzureError as error:
-        if not isinstance(error, HttpResponseError):
-            _silent_until = time.monotonic() + SILENCE
+        if time.monotonic() - started > SLOW_SECONDS:
+            _silent_since = utc_now()
         return _too_late(run, _in_words(error))
     log.info("publish run_id=%s outcomes=%s", run.id, ",".join(run.outbox))
     return True

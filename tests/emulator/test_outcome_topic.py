@@ -101,7 +101,7 @@ async def topic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             monkeypatch.setenv(name, value)
         for cached in (settings, azure_clients.credential, outcomes._client):
             cached.cache_clear()
-        monkeypatch.setattr(outcomes, "_silent_until", 0.0)
+        monkeypatch.setattr(outcomes, "_silent_since", None)
         await control.subscribe()
         arm = serving(control_app(control), state.ports["arm"], tmp_path / "certificates")
         async with serving(identity_app(control.authority, state.identity_header), state.ports["identity"]), arm:

@@ -32,7 +32,8 @@ def dead_topic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(outcomes.azure_clients, "credential", Credential)
         monkeypatch.setattr(outcomes, "CONNECT_SECONDS", 0.3)
         monkeypatch.setattr(outcomes, "READ_SECONDS", 0.3)
-        monkeypatch.setattr(outcomes, "_silent_until", 0.0)
+        monkeypatch.setattr(outcomes, "SLOW_SECONDS", 0.2)
+        monkeypatch.setattr(outcomes, "_silent_since", None)
         outcomes._client.cache_clear()
         yield
     outcomes._client.cache_clear()
