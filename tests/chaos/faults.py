@@ -51,6 +51,7 @@ class Rates:
     lasting: float  # the app sees it
     kill: float
     race: float
+    changing: float = 4.0  # times as much at calls that change something: there a schedule has few chances
     most_lasting: int = 5
     most_kills: int = 3
     most_races: int = 5
@@ -93,7 +94,8 @@ class Faults:
 
     def _decide(self, operation: str, call: int) -> Fault | None:
         random = Random(f"{self.seed}/{operation}/{call}")  # noqa: S311
-        drawn, rates = random.random(), self.rates
+        rates = self.rates
+        drawn = random.random() / (1 if operation.startswith(("GET", "HEAD")) else rates.changing)
         kinds = (
             ("race", rates.race, rates.most_races), ("kill", rates.kill, rates.most_kills),
             ("lasting", rates.lasting, rates.most_lasting), ("passing", rates.passing, FOR_GOOD),

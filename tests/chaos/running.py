@@ -1,10 +1,11 @@
 """One local Azure for many schedules, and one schedule played in it and judged."""
 
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -70,7 +71,8 @@ def play(seed: int, world: LocalWorld, schedule: Schedule | None = None) -> Play
     playing = Play(schedule, world.home, world.workspace_id)
     found: list[str] = []
     try:
-        playing.play()
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # azure-ai-ml's dots and bars
+            playing.play()
     except Broken as error:
         found.append(str(error))
     else:

@@ -76,9 +76,9 @@ def draw(seed: int) -> Schedule:
     wishes = _wishes(random, drops)
     stormy = random.random() < 0.75
     rates = (
-        Rates(passing=0.03, lasting=0.012, kill=0.006, race=0.015)
+        Rates(passing=0.02, lasting=0.008, kill=0.005, race=0.01)
         if stormy
-        else Rates(passing=0.0, lasting=0.0, kill=0.0, race=0.02)
+        else Rates(passing=0.0, lasting=0.0, kill=0.0, race=0.015)
     )
     return Schedule(
         seed, drops, wishes, rates,
