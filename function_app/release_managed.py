@@ -17,6 +17,7 @@ from .settings import settings
 log = logging.getLogger("function_app.release_managed")
 
 SERVING = Path(__file__).resolve().parents[1] / "serving"
+SETTLED = ("Succeeded", "Failed", "Canceled")  # provisioning states in which nothing is under way
 CHAT_PATH = "/v1/chat/completions"
 SERVING_PORT = 5001  # PORT in serving/Dockerfile
 TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105 - the name of an audience
@@ -257,6 +258,8 @@ def discarded(run: Run) -> bool:
     state, traffic = observe_endpoint(run)
     if not state:
         return True
+    if state not in SETTLED:  # the deployment may get requests until the update is done, whatever the traffic says
+        return False
     if traffic.get(run.deployment):
         ml = azure_clients.ml_client()
         endpoint = ml.online_endpoints.get(endpoint_name(run))

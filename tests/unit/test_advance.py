@@ -717,6 +717,7 @@ def failing(status: int, **headers: str) -> HttpResponseError:
         (failing(429, Retry_After="120"), 120, 120),
         (failing(429, Retry_After="1"), 1.5, 2.5),  # sooner than the app would
         (failing(429, Retry_After="1000000"), 3600, 3600),
+        (failing(429, Retry_After="nan"), 1.5, 2.5),
         (failing(503, Retry_After="Sat, 21 Nov 2026 10:05:00 GMT"), 1.5, 2.5),
         (TransientError("not yet"), 1.5, 2.5),
     ],

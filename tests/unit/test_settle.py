@@ -201,8 +201,11 @@ def test_the_traffic_goes_back_before_the_deployment_goes(
     monkeypatch.setattr(azure_clients, "ml_client", lambda: azure)
     assert not release.discarded(run)
     assert azure.put == [{keeps: 100} if keeps else {}]
-    assert azure.deleted == []
-    assert not release.discarded(run)  # the emulated update is done: nothing goes to it any more
+    azure.endpoint.provisioning_state = "Updating"
+    assert not release.discarded(run)
+    assert (len(azure.put), azure.deleted) == (1, [])  # until the update is done it may still get requests
+    azure.endpoint.provisioning_state = "Succeeded"
+    assert not release.discarded(run)
     assert azure.deleted == [run.deployment]
 
 
