@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-import msgspec
-
-from . import live_record, release_managed, release_serverless
+from . import deployment_spec, live_record, release_managed, release_serverless
 from .errors import StepError
 from .observation import DeploymentSeen
 from .recipe import Recipe
@@ -68,10 +66,17 @@ def create_deployment(run: Run, recipe: Recipe) -> None:
     _by_engine(run).create_deployment(run, recipe)
 
 
+def check(run: Run, recipe: Recipe) -> None:
+    """Look, before anything is trained, whether the model can be served as the recipe has it. Raises UserError."""
+    if _by_engine(run) is release_managed:
+        deployment_spec.check(run, recipe)
+
+
 def verify(run: Run) -> str:
     """Ask the new model alone a few of the evaluation's prompts; return a sentence for the history.
 
-    Raises StepError when it does not answer each with some text, and TransientError when it is not ready or too busy.
+    Raises StepError when it does not answer each with some text, soon enough and like in the evaluation, and
+    TransientError when it is not ready or too busy.
     """
     return str(_by_engine(run).verify(run))
 
@@ -93,7 +98,8 @@ def other_deployments(run: Run) -> dict[Place, str]:
     """Where other models of the run's name serve, or are on their way, with the ids of their runs."""
     others = {Place("managed", name): id for name, id in release_managed.deployments(run.model).items()}
     others |= {Place("serverless", name): id for name, id in release_serverless.endpoints(run.model).items()}
-    return {place: id for place, id in others.items() if id != run.id}
+    # Both: on the way back a run serves from a deployment that an earlier one has made.
+    return {place: id for place, id in others.items() if id != run.id and place.name != run.deployment}
 
 
 def delete_deployment(run: Run, place: Place) -> None:
@@ -124,9 +130,10 @@ def write_live_record(run: Run, check: Callable[[], None] = lambda: None) -> Non
         "base_model": run.numbers.get("base_model") or run.recipe.get("base_model"),
         "context_length": run.numbers.get("context_length"),
         "since": run.stage_since,
+        "idle_hours": live_record.idle_hours(run.recipe),
         **_by_engine(run).live_fields(run),
     }
-    live_record.write(run.model, msgspec.json.encode(record), etag)
+    live_record.write(record, etag)
 
 
 def discarded(run: Run) -> bool:

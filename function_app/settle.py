@@ -16,7 +16,7 @@ from .step_kinds import Finish, Wait
 log = logging.getLogger("function_app.settle")
 
 # A job, a deployment or an endpoint takes a while to stop. Looks become rarer with the time already waited.
-SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=20), timedelta(minutes=15)
+SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
 SAVES = 5  # of another run's record, before it is left to the next attempt
 RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
 
@@ -149,13 +149,6 @@ def _replaced(runs: RunStore, run: Run) -> bool:
         return False
     needed = _needed(runs, run)
     left = {place: id for place, id in others.items() if place.name not in needed and id not in needed}
-    _, traffic = release.observe_endpoint(run)
-    if any(traffic.get(place.name) for place in left):
-        # A late invocation has shifted it back after the run went live. Another release gives it out anew by itself.
-        log.warning("clean_up run_id=%s traffic=%s: the replaced have some", run.id, traffic)
-        if needed == {run.id, run.deployment}:
-            release.shift_traffic(run, 100)
-        return False
     for place in left:
         release.delete_deployment(run, place)
     return not left

@@ -127,6 +127,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
         case SubmitJob():
             recipe = _recipe(run)
             _engine(run).check(run, recipe)
+            release.check(run, recipe)
             run.links["job"] = _engine(run).submit(run, recipe)
             run.move(Stage.TRAINING, f"job {run.job} submitted", utc_now())
         case CollectResults():

@@ -76,7 +76,6 @@ def test_the_replaced_are_deleted_but_none_that_another_run_needs(monkeypatch: p
     deleted: list[str] = []
     monkeypatch.setattr(release, "other_deployments", lambda _: places)
     monkeypatch.setattr(release, "observe_deployment", lambda _: DeploymentSeen("Succeeded"))
-    monkeypatch.setattr(release, "observe_endpoint", lambda _: ("Succeeded", {run.deployment: 100}))
     monkeypatch.setattr(release, "delete_deployment", lambda _, place: deleted.append(place.name))
     wait = settle.settle(Records(run, *others), run, NOW)  # type: ignore[arg-type]
     assert deleted == [retired.deployment, others[4].deployment]
@@ -108,10 +107,11 @@ class Blob:
         self.get_blob_properties()
         return SimpleNamespace(readall=lambda: self.content)
 
-    def upload_blob(self, content: bytes, overwrite: bool, etag: str = "", match_condition: object = None) -> None:
-        if not overwrite and self.content:
+    def upload_blob(self, content: bytes, metadata: object, overwrite: bool, **conditions: Any) -> None:
+        if overwrite:
+            self._check(**conditions)
+        elif self.content:
             raise ResourceExistsError
-        self._check(etag, match_condition) if overwrite else None
         self.content, self.version = content, self.version + 1
 
     def delete_blob(self, etag: str, match_condition: object) -> None:
@@ -130,11 +130,14 @@ def test_the_live_record_of_a_later_run_is_not_overwritten(
 ) -> None:
     blob = Blob(before)
     monkeypatch.setattr(live_record, "blob", lambda model: blob)
-    monkeypatch.setattr(release_managed, "live_fields", lambda run: {})
+    place = {"endpoint": "e", "deployment": "r-1", "scoring_uri": "https://e"}
+    monkeypatch.setattr(release_managed, "live_fields", lambda run: place)
     late, later = a_run("0x1", Stage.SHIFTING), a_run("0x2", Stage.SHIFTING)
     with pytest.raises((ResourceExistsError, ResourceModifiedError)):
         release.write_live_record(late, lambda: release.write_live_record(later, lambda: None))
-    assert live_record.read("support") == live_record.read("support") | {"run_id": later.id}  # type: ignore[operator]
+    written = live_record.read("support")
+    assert written is not None
+    assert written["run_id"] == later.id
 
 
 def test_a_run_that_is_retired_late_takes_no_other_from_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:
