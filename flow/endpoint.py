@@ -13,7 +13,7 @@ import aiohttp
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity.aio import DefaultAzureCredential
-from endpoint_answers import read_completion, read_error, read_events
+from endpoint_answers import read_error, read_events, read_json
 from endpoint_errors import EndpointAnswerInvalid, EndpointSignInFailed, EndpointTimeout, EndpointUnreachable
 from endpoint_keys import EndpointKeys
 
@@ -28,15 +28,21 @@ LONGEST_LINE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class EndpointCall:
-    """One request: ``body`` is OpenAI's wire format; an empty ``deployment`` means by the endpoint's traffic.
+    """One request: ``body`` is what is posted; an empty ``deployment`` means by the endpoint's traffic.
 
     ``key_of``: the id in Resource Manager of an endpoint that is opened with its key; empty: with an Entra token.
+    ``wire``: ``mlflow`` for a body that is a scoring payload; empty: OpenAI's wire format. A payload has no place for
+    ``model``, ``stop`` and ``stream``, so they stand here.
     """
 
     uri: str
     body: dict[str, Any]
     deployment: str = ""
     key_of: str = ""
+    wire: str = ""
+    stream: bool = False
+    model: str = ""
+    stop: str | list[str] | None = None
 
 
 class EndpointClient:
@@ -56,12 +62,12 @@ class EndpointClient:
 
         self._keys = EndpointKeys(self._session, self._credential)
 
-    async def complete(self, call: EndpointCall) -> dict[str, Any]:
-        """Return the chat.completion. Raises EndpointError."""
+    async def complete(self, call: EndpointCall) -> Any:
+        """Return what a whole answer holds, a JSON value. Raises EndpointError."""
         timeout = aiohttp.ClientTimeout(total=TOTAL_SECONDS, sock_connect=CONNECT_SECONDS)
         with _connection_errors():
             async with await self._post(call, timeout) as response:
-                return await read_completion(response)
+                return await read_json(response)
 
     async def stream(self, call: EndpointCall) -> AsyncGenerator[dict[str, Any], None]:
         """Return the chunks once the first has arrived, so that a refusal is raised here and not in the middle.

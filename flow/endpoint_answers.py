@@ -13,15 +13,12 @@ LONGEST_ERROR_BYTES = 64 * 1024
 LAST_BYTES_SECONDS = 0.1
 
 
-async def read_completion(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Return the JSON object of a 200 answer. Raises EndpointAnswerInvalid when it is anything else."""
+async def read_json(response: aiohttp.ClientResponse) -> Any:
+    """Return the JSON value of a 200 answer. Raises EndpointAnswerInvalid when it is none."""
     try:
-        answer = json.loads(await response.read())
+        return json.loads(await response.read())
     except ValueError as error:
         raise EndpointAnswerInvalid("The model's endpoint answered with something that is not JSON.") from error
-    if not isinstance(answer, dict):
-        raise EndpointAnswerInvalid("The model's endpoint answered with JSON that is not an object.")
-    return answer
 
 
 async def read_events(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:

@@ -6,6 +6,7 @@ from typing import Any
 from endpoint import EndpointCall
 from endpoint_errors import EndpointNotConfigured
 from promptflow.core import tool
+from scoring_payload import MLFLOW, to_payload
 
 
 @tool  # type: ignore[untyped-decorator]
@@ -16,6 +17,7 @@ async def prepare(
     scoring_uri: str,
     deployment: str,
     key_of: str,
+    wire: str,
     stream: bool,
 ) -> EndpointCall:
     """Return what to send where. Raises EndpointNotConfigured when there is nowhere to send it."""
@@ -29,9 +31,13 @@ async def prepare(
         raise EndpointNotConfigured(
             f"The scoring URI must start with https://, since a token goes with it; it is {uri!r}."
         )
+    place: dict[str, Any] = {"uri": uri, "deployment": deployment, "key_of": key_of, "stream": stream}
+    if wire == MLFLOW:
+        stop = parameters.get("stop")
+        return EndpointCall(**place, wire=wire, body=to_payload(messages, parameters), model=model, stop=stop)
     body: dict[str, Any] = {**parameters, "messages": messages}
     if model:
         body["model"] = model
     if stream:
         body["stream"] = True
-    return EndpointCall(uri=uri, body=body, deployment=deployment, key_of=key_of)
+    return EndpointCall(**place, body=body)

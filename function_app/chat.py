@@ -8,6 +8,7 @@ from typing import Any
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import HTMLResponse, Request, Response, StreamingResponse
 
+from . import usage
 from .chat_errors import as_api_error
 from .chat_keys import check_key
 from .chat_log import ChatLog
@@ -88,10 +89,11 @@ async def _chat(req: Request, log: ChatLog) -> Response:
     except FlowError as error:
         # A model may move to another endpoint, and the one that it leaves is deleted. Nothing was answered yet.
         moved = await live_models().find_again(live.model) if _may_have_moved(error) else None
-        if moved is None or moved.scoring_uri == live.scoring_uri:
+        if moved is None or _flow_inputs(request, moved) == _flow_inputs(request, live):
             raise
         answer = await flow_runner().run(_flow_inputs(request, moved))
     log.first_answer()
+    usage.note(live.model)
     if isinstance(answer, FlowStream):
         events = _events(answer, ChunkWriter(request.include_usage), log)
         await anext(events)  # from here on its finally clause runs, even if the caller is already gone
@@ -102,13 +104,18 @@ async def _chat(req: Request, log: ChatLog) -> Response:
 
 
 def _flow_inputs(request: ChatRequest, live: LiveModel) -> dict[str, Any]:
-    """The flow's inputs. Not the key of an endpoint that has one, only whose key it is: inputs are traced."""
+    """The flow's inputs. Not the key of an endpoint that has one, only whose key it is: inputs are traced.
+
+    A deployment that takes another payload than its neighbours is addressed by name, whatever the traffic.
+    """
     return {
         "messages": request.messages,
         "parameters": request.parameters,
         "model": live.model,
         "scoring_uri": live.scoring_uri,
         "key_of": f"{settings().workspace_id}/serverlessEndpoints/{live.endpoint}" if live.auth == "key" else "",
+        "wire": live.wire,
+        "deployment": live.deployment if live.wire else "",
         "stream": request.stream,
     }
 

@@ -34,8 +34,8 @@ FASTEST_POLL, SLOWEST_POLL = 1.0, 30.0
 JOB_POLL = timedelta(minutes=5)
 # How often the deployment is looked at while it has a share of the traffic.
 SHARE_POLL = timedelta(minutes=1)
-# How long a stage may last, waiting for Azure or failing at it. A job has its own time limit, so training's is the time
-# in the queue besides. A run that is registered may wait for another's release; to a deployment's, see deadline().
+# How long a stage may last, waiting for Azure or failing at it; to those of training and deploying the recipe's own
+# limits are added, see deadline(). A run that is registered may wait for another's release.
 DEADLINES = {
     Stage.RECEIVED: timedelta(days=1),
     Stage.VALIDATED: timedelta(days=1),
@@ -48,6 +48,7 @@ DEADLINES = {
     Stage.SHIFTING: timedelta(hours=2),
 }
 MAX_TRIES = 3  # of a request that Azure took and that then failed
+TRY_AGAIN = timedelta(seconds=10)  # between them: what Azure shows may be older than what it took
 TWIN_POLL = timedelta(seconds=2)
 
 
@@ -59,9 +60,10 @@ def next_step(run: Run, seen: Observation, now: datetime) -> Step:
     """
     if run.ended:
         return _ended(run, seen)
-    if run.asked and run.asked.action == "cancel":
+    if run.asked and run.asked.action == "cancel" and run.share < 100:
         return Finish(Stage.CANCELLED, f"cancelled {run.asked.in_words}")
-    if run.asked and run.stage != Stage.TRAINED:
+    # With all the traffic the model is as good as live: the chat may have been told, and the champion's run be retired.
+    if run.asked and not (run.stage == Stage.TRAINED and run.asked.action in ("approve", "reject")):
         return Forget()
     # Once it has some of the traffic it goes on: the newer one will replace it in its turn.
     if seen.overtaken_by and not run.share and not seen.traffic.get(run.deployment):
@@ -74,10 +76,15 @@ def next_step(run: Run, seen: Observation, now: datetime) -> Step:
 
 def deadline(run: Run) -> timedelta | None:
     """How long the run may be in its stage; None for an end."""
-    limit = DEADLINES.get(run.stage)
-    if limit and run.stage == Stage.DEPLOYING:
-        limit += timedelta(minutes=float((run.recipe.get("serving") or {}).get("startup_minutes", 30)))
-    return limit
+    match run.stage:
+        case Stage.DEPLOYING:
+            startup = float((run.recipe.get("serving") or {}).get("startup_minutes", 30))
+            return DEADLINES[Stage.DEPLOYING] + timedelta(minutes=startup)
+        case Stage.TRAINING:  # the job's own limit, and the time in the queue besides
+            longest = float((run.recipe.get("compute") or {}).get("max_hours", 12))
+            return DEADLINES[Stage.TRAINING] + timedelta(hours=longest)
+        case stage:
+            return DEADLINES.get(stage)
 
 
 def out_of_time(run: Run, now: datetime) -> bool:
@@ -90,7 +97,7 @@ def _ended(run: Run, seen: Observation) -> Step:
     """An ended run stays as it is, unless a person asks for something that its end allows."""
     if run.asked is None:
         return Nothing()
-    if run.asked.action == "retire" and run.stage == Stage.LIVE:
+    if run.asked.action == "retire" and run.stage == Stage.LIVE and not seen.used_again:
         return Finish(Stage.RETIRED, f"retired {run.asked.in_words}")
     if run.asked.action != "retry" or run.stage not in (Stage.FAILED, Stage.CANCELLED):
         return Forget()
@@ -166,11 +173,13 @@ def _registered(run: Run, seen: Observation, now: datetime) -> Step:
         return TakeTurn()
     match seen.endpoint_state:
         case "":
-            return CreateEndpoint()
+            return _again(
+                run, now, CreateEndpoint(), "the endpoint does not appear, although Azure ML was asked for it"
+            )
         case "Succeeded":
             return CreateDeployment()
         case "Failed" | "Canceled":
-            return _again(run, CreateEndpoint(), "the endpoint could not be created; see it in Azure ML")
+            return _again(run, now, CreateEndpoint(), "the endpoint could not be created; see it in Azure ML")
         case state:
             return Wait(_poll(run, now), f"the endpoint is {state}")
 
@@ -178,7 +187,7 @@ def _registered(run: Run, seen: Observation, now: datetime) -> Step:
 def _deploying(run: Run, seen: Observation, now: datetime) -> Step:
     match seen.deployment:
         case None:
-            return CreateDeployment()
+            return _again(run, now, CreateDeployment(), "the deployment disappears again and again from Azure ML")
         case DeploymentSeen(state="Succeeded"):
             return Move(Stage.VERIFYING, "the deployment is ready")
         case DeploymentSeen(state="Failed" | "Canceled", error=error):
@@ -193,17 +202,21 @@ def _shifting(run: Run, seen: Observation, now: datetime) -> Step:
     """Share by share: shift, wait, ask the deployment again; at 100 % the model is live."""
     if seen.deployment is None or seen.deployment.state in ("Failed", "Canceled"):
         return Finish(Stage.FAILED, f"the deployment was lost when it had {run.share} % of the traffic")
-    share = run.share or _next_share(run, seen)
+    # Nothing is asked for yet, or what was is found good. Whatever the traffic is: the next share may have been asked
+    # for already by one that could not save it.
+    good = run.share < 100 and run.checked == run.share
+    # Without a champion nobody would answer the other requests.
+    share = run.share if seen.champion and not good else _next_share(run, seen)
     if seen.endpoint_state in ("Failed", "Canceled"):
-        return _again(run, ShiftTraffic(share), "the traffic could not be shifted; see the endpoint in Azure ML")
+        return _again(run, now, ShiftTraffic(share), "the traffic could not be shifted; see the endpoint in Azure ML")
     if seen.endpoint_state != "Succeeded":
         return Wait(_poll(run, now), f"the endpoint is {seen.endpoint_state}")
-    if not run.share or seen.traffic.get(run.deployment, 0) != run.share:
-        return _again(run, ShiftTraffic(share), f"the endpoint does not give the deployment {share} % of its traffic")
+    if good:
+        return ShiftTraffic(share)
+    if seen.traffic.get(run.deployment, 0) != run.share:
+        return _again(run, now, ShiftTraffic(share), f"the deployment does not get {share} % of the endpoint's traffic")
     if run.share == 100:
         return GoLive()
-    if run.checked == run.share:
-        return ShiftTraffic(_next_share(run, seen))
     left = run.stage_since + timedelta(minutes=float(_release(run).get("step_minutes", 1))) - now
     if left > timedelta(0):
         return Wait(min(left, SHARE_POLL), f"it has {run.share} % of the traffic")
@@ -222,8 +235,11 @@ def _release(run: Run) -> dict[str, Any]:
     return run.recipe.get("release") or {}
 
 
-def _again(run: Run, step: Step, reason: str) -> Step:
+def _again(run: Run, now: datetime, step: Step, reason: str) -> Step:
     """A request that failed in Azure is sent again a few times: an update is how a failed endpoint recovers."""
+    left = run.stage_since + run.tries * TRY_AGAIN - now
+    if left > timedelta(0):
+        return Wait(left, reason)
     return step if run.tries < MAX_TRIES else Finish(Stage.FAILED, reason)
 
 

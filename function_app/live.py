@@ -36,6 +36,7 @@ class LiveModel(msgspec.Struct, frozen=True):
     endpoint: str = ""
     deployment: str = ""
     auth: Literal["", "key"] = ""  # how the endpoint is opened: with an Entra token, or with its key
+    wire: Literal["", "mlflow"] = ""  # what it takes: OpenAI's requests, or the scoring payload
     model_version: str = ""
     base_model: str = ""
     context_length: int | None = None

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from . import engines, release, turn
+from . import engines, idle, release, turn
 from .observation import JobSeen, Observation, Twin
 from .recipe import Recipe
 from .runs import Run, RunStore, Stage, Summary
@@ -15,16 +15,16 @@ COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED,
 def observe(runs: RunStore, run: Run) -> Observation:
     """What is there now. Raises what Azure raises."""
     if run.ended:
-        return Observation(job=_job(run) if _is_to_be_resumed(run) else None)
+        return Observation(job=_job(run) if _is_to_be_resumed(run) else None, used_again=idle.used_since_asked(run))
     if run.stage == Stage.RECEIVED:
         return Observation()
-    if run.stage == Stage.TRAINED:
-        return Observation(safety=bool(settings().content_safety_endpoint))
     others = _others(runs, run)
     overtaken_by = _overtaken_by(run, others)
     match run.stage:
         case Stage.VALIDATED:
             return Observation(overtaken_by, _twins(run, others))
+        case Stage.TRAINED:
+            return Observation(overtaken_by, safety=bool(settings().content_safety_endpoint))
         case Stage.APPROVED | Stage.VERIFYING:
             return Observation(overtaken_by)
         case Stage.TRAINING:
@@ -81,10 +81,17 @@ def _overtaken_by(run: Run, others: list[Summary]) -> str:
 
 
 def _twins(run: Run, others: list[Summary]) -> tuple[Twin, ...]:
-    """The runs of the same records and recipe, but for those whose model no longer serves."""
+    """The runs of the same records and recipe, but for those whose model no longer serves, or will not stay.
+
+    An earlier twin does not count where other data was dropped between the two: who drops a file, another one and the
+    first again wants the first.
+    """
     mine = (run.dataset.uploaded_at, run.id)
+    different = [(other.uploaded_at, other.id) for other in others if other.fingerprint != run.fingerprint]
     return tuple(
         Twin(other.id, other.stage, (other.uploaded_at, other.id) < mine)
         for other in others
-        if other.fingerprint == run.fingerprint and other.stage != Stage.RETIRED
+        if other.fingerprint == run.fingerprint
+        and other.stage != Stage.RETIRED
+        and not any((other.uploaded_at, other.id) < between < mine for between in different)
     )

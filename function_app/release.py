@@ -6,13 +6,12 @@ engine may change from run to run, so what a new model replaces is looked for in
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-import msgspec
-
-from . import live_record, release_managed, release_serverless
+from . import deployment_spec, live_record, release_managed, release_serverless
 from .errors import StepError
 from .observation import DeploymentSeen
 from .recipe import Recipe
@@ -67,10 +66,17 @@ def create_deployment(run: Run, recipe: Recipe) -> None:
     _by_engine(run).create_deployment(run, recipe)
 
 
+def check(run: Run, recipe: Recipe) -> None:
+    """Look, before anything is trained, whether the model can be served as the recipe has it. Raises UserError."""
+    if _by_engine(run) is release_managed:
+        deployment_spec.check(run, recipe)
+
+
 def verify(run: Run) -> str:
     """Ask the new model alone a few of the evaluation's prompts; return a sentence for the history.
 
-    Raises StepError when it does not answer each with some text, and TransientError when it is not ready or too busy.
+    Raises StepError when it does not answer each with some text, soon enough and like in the evaluation, and
+    TransientError when it is not ready or too busy.
     """
     return str(_by_engine(run).verify(run))
 
@@ -92,7 +98,8 @@ def other_deployments(run: Run) -> dict[Place, str]:
     """Where other models of the run's name serve, or are on their way, with the ids of their runs."""
     others = {Place("managed", name): id for name, id in release_managed.deployments(run.model).items()}
     others |= {Place("serverless", name): id for name, id in release_serverless.endpoints(run.model).items()}
-    return {place: id for place, id in others.items() if id != run.id}
+    # Both: on the way back a run serves from a deployment that an earlier one has made.
+    return {place: id for place, id in others.items() if id != run.id and place.name != run.deployment}
 
 
 def delete_deployment(run: Run, place: Place) -> None:
@@ -106,8 +113,15 @@ def delete_deployment(run: Run, place: Place) -> None:
         release_managed.take_down(run.model, place.name)
 
 
-def write_live_record(run: Run) -> None:
-    """Tell the chat route which model serves, and where (docs/interfaces.md)."""
+def write_live_record(run: Run, check: Callable[[], None] = lambda: None) -> None:
+    """Tell the chat route which model serves, and where (docs/interfaces.md).
+
+    ``check`` raises when the run has been moved on. It is called after the look at the record that is there and before
+    this one is written, which fails when another was written meanwhile: so a late invocation never replaces the record
+    of a later run by its own.
+    """
+    etag = live_record.etag(run.model)
+    check()
     record: dict[str, Any] = {
         "model": run.model,
         "run_id": run.id,
@@ -116,9 +130,10 @@ def write_live_record(run: Run) -> None:
         "base_model": run.numbers.get("base_model") or run.recipe.get("base_model"),
         "context_length": run.numbers.get("context_length"),
         "since": run.stage_since,
+        "idle_hours": live_record.idle_hours(run.recipe),
         **_by_engine(run).live_fields(run),
     }
-    live_record.blob(run.model).upload_blob(msgspec.json.encode(record), overwrite=True)
+    live_record.write(record, etag)
 
 
 def discarded(run: Run) -> bool:
@@ -131,7 +146,9 @@ def discarded(run: Run) -> bool:
     except StepError as error:  # somebody has changed it: what serves is not known, so nothing is deleted
         log.error("discard run_id=%s live_record=%r", run.id, str(error))
         return False
-    return live.get("run_id") == run.id or bool(_by_engine(run).discarded(run))
+    # A rollback that has failed may have the name of the deployment that serves.
+    serves = live.get("run_id") == run.id or live.get("deployment") == run.deployment
+    return serves or bool(_by_engine(run).discarded(run))
 
 
 def retired(run: Run) -> bool:
@@ -140,11 +157,12 @@ def retired(run: Run) -> bool:
     True once they are gone, or when another run serves under the name; to be repeated until then. Raises StepError when
     the live record cannot be read.
     """
+    etag = live_record.etag(run.model)
     live = live_record.read(run.model)
     if live is not None:
         if live.get("run_id") != run.id:
             return True
-        live_record.delete(run.model)
+        live_record.delete(run.model, etag)
     serverless = release_serverless.endpoints(run.model)
     for name in serverless:
         release_serverless.delete(name)

@@ -1,31 +1,24 @@
 """The release on a managed online endpoint: one for each model, with a challenger deployed beside the champion."""
 
 import logging
+from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+import msgspec
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from . import azure_clients, live_record, verification
+from . import azure_clients, deployment_spec, lineage, live_record, verification
 from .errors import TransientError
 from .observation import DeploymentSeen
 from .recipe import Recipe
-from .runs import Run
+from .runs import Run, Stage
+from .serving_environment import CHAT_PATH
 from .settings import settings
 
 log = logging.getLogger("function_app.release_managed")
 
-SERVING = Path(__file__).resolve().parents[1] / "serving"
-CHAT_PATH = "/v1/chat/completions"
-SERVING_PORT = 5001  # PORT in serving/Dockerfile
 TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105 - the name of an audience
-REQUEST_TIMEOUT_MS = 180_000  # Azure's maximum; the default of 5 s cuts long answers off
-QUEUE_WAIT_MS = 60_000
-# Seconds and counts. The image and the model take minutes to start in Azure: readiness is given up after 30, and
-# liveness, which restarts the container, is asked from the tenth on.
-READINESS = {"initial_delay": 10, "period": 10, "timeout": 2, "success_threshold": 1, "failure_threshold": 180}
-LIVENESS = {"initial_delay": 600, "period": 10, "timeout": 5, "success_threshold": 1, "failure_threshold": 6}
 
 
 def endpoint_name(run: Run) -> str:
@@ -49,31 +42,60 @@ def register(run: Run) -> tuple[str, str]:
     from azure.ai.ml.entities import Model
 
     models = azure_clients.ml_client().models
+    name, version = run.model, run.model_version
     try:
-        models.get(run.model, run.model_version)
-        return run.model, run.model_version
+        models.get(name, version)
+        return name, version
     except ResourceNotFoundError:
         pass
-    models.create_or_update(
-        Model(
-            name=run.model,
-            version=run.model_version,
-            type="mlflow_model",
-            path=run.numbers.get("model_uri") or f"azureml://jobs/{run.id}/outputs/model",
-            description=f"{run.recipe.get('base_model')} fine-tuned on {run.dataset.blob}",
-            tags={"run_id": run.id, "dataset": run.dataset.blob, "dataset_etag": run.dataset.etag},
+    try:
+        models.create_or_update(
+            Model(
+                name=name,
+                version=version,
+                type="mlflow_model",
+                path=run.numbers.get("model_uri") or f"azureml://jobs/{run.job}/outputs/model",
+                description=f"{run.recipe.get('base_model')} fine-tuned on {run.dataset.blob}",
+                tags=lineage.of_model(run),
+            )
         )
-    )
-    return run.model, run.model_version
+    except HttpResponseError as error:
+        # Another invocation has registered it in between: what it says is the same.
+        if error.status_code not in (400, 409):
+            raise
+        try:
+            models.get(name, version)
+        except ResourceNotFoundError:
+            raise error from None
+    return name, version
 
 
 def observe_endpoint(run: Run) -> tuple[str, dict[str, int]]:
-    """The endpoint's provisioning state ("" when there is none) and its traffic."""
+    """The endpoint's provisioning state ("" when there is none) and its traffic.
+
+    To a run whose turn to take over has come and that is addressed by name all its requests count as its traffic.
+    """
     try:
         endpoint = azure_clients.ml_client().online_endpoints.get(endpoint_name(run))
     except ResourceNotFoundError:
         return "", {}
-    return azure_clients.plain(endpoint.provisioning_state), {k: int(v) for k, v in (endpoint.traffic or {}).items()}
+    traffic = {name: int(share) for name, share in (endpoint.traffic or {}).items()}
+    if run.stage == Stage.SHIFTING and _is_addressed_by_name(run, traffic):
+        traffic = {run.deployment: 100}
+    return azure_clients.plain(endpoint.provisioning_state), traffic
+
+
+def _is_addressed_by_name(run: Run, traffic: dict[str, int]) -> bool:
+    """Whether the chat route goes to the run's deployment whatever the traffic, which stays where it is meanwhile.
+
+    So it is with the scoring payload while another deployment has traffic: whoever still has the old live record sends
+    OpenAI's requests, to a path that this deployment does not have.
+    """
+    return bool(_wire(run)) and any(share for name, share in traffic.items() if name != run.deployment)
+
+
+def _wire(run: Run) -> str:
+    return deployment_spec.wire(msgspec.convert(run.recipe, Recipe))
 
 
 def observe_deployment(run: Run) -> DeploymentSeen | None:
@@ -97,78 +119,36 @@ def create_endpoint(run: Run) -> None:
     """Start creating the model's endpoint; nobody waits for it here."""
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
-    azure_clients.ml_client().online_endpoints.begin_create_or_update(
-        ManagedOnlineEndpoint(
+    endpoints = azure_clients.ml_client().online_endpoints
+    try:
+        # One that has failed may still serve: a request without its traffic would take that away.
+        endpoint = endpoints.get(endpoint_name(run))
+    except ResourceNotFoundError:
+        endpoint = ManagedOnlineEndpoint(
             name=endpoint_name(run),
             auth_mode="aad_token",
             identity=azure_clients.user_assigned(settings().endpoint_identity_id),
             tags={"model": run.model},
         )
-    )
+    endpoints.begin_create_or_update(endpoint)
 
 
 def create_deployment(run: Run, recipe: Recipe) -> None:
     """Start creating the challenger's deployment, which gets no traffic yet."""
-    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
-
-    azure_clients.ml_client().online_deployments.begin_create_or_update(
-        ManagedOnlineDeployment(
-            name=run.deployment,
-            endpoint_name=endpoint_name(run),
-            model=f"azureml:{run.model}:{run.model_version}",
-            environment=_ensure_environment(),
-            instance_type=recipe.serving.instance_type or settings().serving_instance_type,
-            instance_count=recipe.serving.instance_count,
-            request_settings=OnlineRequestSettings(
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-                max_queue_wait_ms=QUEUE_WAIT_MS,
-                max_concurrent_requests_per_instance=recipe.serving.max_concurrent_requests,
-            ),
-            liveness_probe=ProbeSettings(**LIVENESS),
-            readiness_probe=ProbeSettings(**READINESS),
-            tags={"run_id": run.id, "model": run.model},
-        )
-    )
-
-
-def _ensure_environment() -> str:
-    """The serving environment, registered once for each state of ``serving/``; its image is built once."""
-    from azure.ai.ml.entities import BuildContext, Environment
-
     ml = azure_clients.ml_client()
-    files = {path.relative_to(SERVING).as_posix(): path.read_bytes() for path in _serving_files()}
-    version = sha256(b"".join(name.encode() + content for name, content in sorted(files.items()))).hexdigest()[:12]
-    try:
-        ml.environments.get("chat-serving", version)
-    except ResourceNotFoundError:
-        # In the workspace's own storage: that is what its image builds can read.
-        container = azure_clients.datastore_container("workspaceblobstore")
-        for name, content in files.items():
-            container.upload_blob(f"chat-serving/{version}/{name}", content, overwrite=True)
-        health = {"port": SERVING_PORT, "path": "/health"}
-        ml.environments.create_or_update(
-            Environment(
-                name="chat-serving",
-                version=version,
-                build=BuildContext(path=f"{container.url}/chat-serving/{version}/"),
-                inference_config={
-                    "liveness_route": health,
-                    "readiness_route": health,
-                    "scoring_route": {"port": SERVING_PORT, "path": CHAT_PATH},
-                },
-            )
-        )
-    return f"azureml:chat-serving:{version}"
-
-
-def _serving_files() -> list[Path]:
-    return [path for path in SERVING.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    if run.place:  # a way back: what is still there and well is taken as it is
+        with suppress(ResourceNotFoundError):
+            there = ml.online_deployments.get(run.deployment, endpoint_name(run))
+            if azure_clients.plain(there.provisioning_state) == "Succeeded":
+                return
+    ml.online_deployments.begin_create_or_update(deployment_spec.deployment(run, recipe, endpoint_name(run)))
 
 
 def _chat_url(run: Run) -> str:
-    """Where the endpoint takes OpenAI chat requests. The scoring URI may end in /score or in the container's route."""
+    """Where the endpoint takes the run's chats. The scoring URI may end in /score or in another container's route."""
     uri = str(azure_clients.ml_client().online_endpoints.get(endpoint_name(run)).scoring_uri)
-    return uri.removesuffix(CHAT_PATH).removesuffix("/score").rstrip("/") + CHAT_PATH
+    uri = uri.removesuffix(CHAT_PATH).removesuffix(deployment_spec.SCORING_PATH).rstrip("/")
+    return uri + deployment_spec.path(msgspec.convert(run.recipe, Recipe))
 
 
 def verify(run: Run) -> str:
@@ -176,26 +156,38 @@ def verify(run: Run) -> str:
     from azure.core.pipeline.policies import BearerTokenCredentialPolicy
 
     authorization = BearerTokenCredentialPolicy(azure_clients.credential(), TOKEN_SCOPE)
-    return verification.ask(run, _chat_url(run), authorization, {"azureml-model-deployment": run.deployment})
+    headers = {"azureml-model-deployment": run.deployment}
+    return verification.ask(run, verification.Asked(_chat_url(run), authorization, headers, _wire(run)))
 
 
 def champion(run: Run) -> str:
-    """The deployment that the live record names, when it is on this endpoint, well, and not the run's own."""
+    """The deployment that the live record names, when it is on this endpoint, well, and not the run's own.
+
+    One that takes other requests than the run's cannot share the traffic with it, and does not count.
+    """
+    name, state, wire = _champion(run)
+    return name if state == "Succeeded" and not wire and not _wire(run) else ""
+
+
+def _champion(run: Run) -> tuple[str, str, str]:
+    """The champion's deployment, its provisioning state, and what it takes (wire); "" for all when it is not there."""
     live = live_record.read(run.model) or {}
     name = str(live.get("deployment") or "")
     if not name or name == run.deployment or live.get("endpoint") != endpoint_name(run):
-        return ""
+        return "", "", ""
     try:
         deployment = azure_clients.ml_client().online_deployments.get(name, endpoint_name(run))
     except ResourceNotFoundError:
-        return ""
-    return name if azure_clients.plain(deployment.provisioning_state) == "Succeeded" else ""
+        return "", "", ""
+    return name, azure_clients.plain(deployment.provisioning_state), str(live.get("wire") or "")
 
 
 def shift_traffic(run: Run, share: int) -> None:
     """As release.shift_traffic. One PUT: requests in flight end where they are."""
     ml = azure_clients.ml_client()
     endpoint = ml.online_endpoints.get(endpoint_name(run))
+    if _is_addressed_by_name(run, endpoint.traffic or {}):
+        return
     traffic = {run.deployment: share}
     if share < 100:
         keeps = champion(run)
@@ -216,8 +208,19 @@ def deployments(model: str) -> dict[str, str]:
 
 
 def delete_deployment(model: str, deployment: str) -> None:
-    """Start deleting a deployment that has no traffic."""
-    azure_clients.ml_client().online_deployments.begin_delete(deployment, _endpoint(model))
+    """Start deleting a deployment that another has replaced.
+
+    One that has kept the traffic, as the one that serves is addressed by name, gives it to that one first; raises
+    TransientError then.
+    """
+    ml = azure_clients.ml_client()
+    endpoint = ml.online_endpoints.get(_endpoint(model))
+    if (endpoint.traffic or {}).get(deployment):
+        serves = str((live_record.read(model) or {}).get("deployment") or "")
+        endpoint.traffic = {serves: 100} if serves not in ("", deployment) else {}
+        ml.online_endpoints.begin_create_or_update(endpoint)
+        raise TransientError(f"the traffic of {endpoint.name} is being given to {serves or 'nobody'}")
+    ml.online_deployments.begin_delete(deployment, _endpoint(model))
 
 
 def take_down(model: str, deployment: str) -> None:
@@ -239,18 +242,19 @@ def take_down(model: str, deployment: str) -> None:
 
 def live_fields(run: Run) -> dict[str, Any]:
     """What the live record says of the place."""
-    return {"endpoint": endpoint_name(run), "deployment": run.deployment, "scoring_uri": _chat_url(run)}
+    place = {"endpoint": endpoint_name(run), "deployment": run.deployment, "scoring_uri": _chat_url(run)}
+    return {**place, "wire": _wire(run)} if _wire(run) else place
 
 
 def discarded(run: Run) -> bool:
     """Give the challenger's traffic back to the champion, then delete its deployment; True once it is gone."""
-    state, traffic = observe_endpoint(run)
-    if not state:
-        return True
-    if traffic.get(run.deployment):
-        ml = azure_clients.ml_client()
+    ml = azure_clients.ml_client()
+    try:
         endpoint = ml.online_endpoints.get(endpoint_name(run))
-        keeps = champion(run)
+    except ResourceNotFoundError:
+        return True
+    if (endpoint.traffic or {}).get(run.deployment):
+        keeps, _, _ = _champion(run)  # also one that is being changed: without traffic it would answer nobody
         endpoint.traffic = {keeps: 100} if keeps else {}
         ml.online_endpoints.begin_create_or_update(endpoint)
         log.info("discard run_id=%s traffic_back_to=%s", run.id, keeps or "nobody")
@@ -258,7 +262,7 @@ def discarded(run: Run) -> bool:
     if observe_deployment(run) is None:
         return True
     try:
-        delete_deployment(run.model, run.deployment)
+        ml.online_deployments.begin_delete(run.deployment, endpoint_name(run))
     except ResourceExistsError:  # 409: it is still being created, and can be deleted when that is over
         log.info("discard run_id=%s busy", run.id)
     return False

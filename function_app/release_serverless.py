@@ -9,7 +9,7 @@ from typing import Any
 
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
-from . import azure_clients, verification
+from . import azure_clients, lineage, verification
 from .errors import StepError
 from .observation import DeploymentSeen
 from .recipe import Recipe
@@ -39,13 +39,7 @@ def register(run: Run) -> tuple[str, str]:
         model = models.get(name, version)
     except ResourceNotFoundError:
         raise StepError(f"the model {name}, version {version}, that the service registered is gone") from None
-    model.tags = {
-        **(model.tags or {}),
-        "run_id": run.id,
-        "model": run.model,
-        "dataset": run.dataset.blob,
-        "dataset_etag": run.dataset.etag,
-    }
+    model.tags = {**(model.tags or {}), **lineage.of_model(run)}
     try:
         models.create_or_update(model)
     except HttpResponseError as error:
@@ -105,7 +99,7 @@ def verify(run: Run) -> str:
 
     key = azure_clients.ml_client().serverless_endpoints.get_keys(endpoint_name(run)).primary_key
     authorization = AzureKeyCredentialPolicy[Any, Any](AzureKeyCredential(str(key)), "Authorization", prefix="Bearer")
-    return verification.ask(run, _chat_url(run), authorization, {})
+    return verification.ask(run, verification.Asked(_chat_url(run), authorization, {}))
 
 
 def live_fields(run: Run) -> dict[str, Any]:

@@ -247,7 +247,8 @@ class BlobRunStore:
                 if "wake_at" in known
                 else blob.last_modified + LONGEST_INVOCATION,
                 fingerprint=known.get("fingerprint", ""),
-                unsettled="unsettled" in known,
+                # The second name is that of before releases had shares.
+                unsettled="unsettled" in known or "cleanup" in known,
                 rollback="rollback" in known,
             )
 
@@ -259,7 +260,8 @@ class BlobRunStore:
             metadata["unsettled"] = "true"
         if run.release_of:
             metadata["rollback"] = "true"
-        if run.wake_at:
+        # Who asks something of the run sends a message at once; should that be lost, the wait's would come too late.
+        if run.wake_at and not run.asked:
             metadata["wake_at"] = run.wake_at.isoformat()
         body = msgspec.json.format(msgspec.json.encode(run))
         blob = self._container.get_blob_client(f"{run.id}.json")

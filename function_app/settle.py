@@ -2,6 +2,7 @@
 
 import logging
 from datetime import datetime, timedelta
+from typing import Literal
 
 import msgspec
 from azure.core.exceptions import AzureError
@@ -9,13 +10,14 @@ from azure.core.exceptions import AzureError
 from . import engines, outcomes, release, turn
 from .errors import StepError, TransientError
 from .recipe import Recipe
-from .runs import Run, RunStore, Stage, Summary, utc_now
+from .runs import Conflict, Run, RunStore, Stage, Summary, utc_now
 from .step_kinds import Finish, Wait
 
 log = logging.getLogger("function_app.settle")
 
 # A job, a deployment or an endpoint takes a while to stop. Looks become rarer with the time already waited.
-SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=20), timedelta(minutes=15)
+SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
+SAVES = 5  # of another run's record, before it is left to the next attempt
 RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
 
 
@@ -24,17 +26,20 @@ def finish(run: Run, step: Finish) -> Finish:
 
     Nothing is stopped yet: only once the record is saved is it sure that no other invocation has moved the run on.
     """
-    if run.stage in (Stage.VALIDATED, Stage.TRAINING):
-        run.cleanup = "job"
-    elif run.stage in RELEASING:
-        run.cleanup = "deployment"
-    elif run.stage == Stage.LIVE:
-        run.cleanup = "endpoint"
-    run.cleanup_at = None
+    run.cleanup, run.cleanup_at = left_at(run.stage), None
     run.move(step.stage, step.reason, utc_now())
     announce(run)
     log.info("end run_id=%s stage=%s", run.id, run.stage)
     return step
+
+
+def left_at(stage: Stage) -> Literal["", "job", "deployment", "endpoint"]:
+    """What a run that ends at the stage may have started."""
+    if stage in (Stage.VALIDATED, Stage.TRAINING):
+        return "job"
+    if stage in RELEASING:
+        return "deployment"
+    return "endpoint" if stage == Stage.LIVE else ""
 
 
 def announce(run: Run) -> None:
@@ -44,24 +49,42 @@ def announce(run: Run) -> None:
         run.outbox = [*run.outbox, kind]
 
 
+def must_be_unmoved(runs: RunStore, run: Run) -> None:
+    """Raises Conflict when another invocation has moved the run on: by now a later run may be live."""
+    found = runs.get(run.id)
+    if found is None or found[0].history != run.history:
+        raise Conflict(run.id)
+
+
 def retire_others(runs: RunStore, run: Run) -> None:
     """End the runs whose model served before. Their deployments go with the bake time of ``run``."""
-    reason = f"replaced by {run.id}"
     # By the records, not by the deployments: after a crash in between, these may be gone already.
     for other in _of_model(runs, run):
         if other.stage == Stage.LIVE:
-            found = runs.get(other.id)
-            if found is not None and found[0].stage == Stage.LIVE:
-                found[0].cleanup, found[0].cleanup_at = "", None
-                found[0].move(Stage.RETIRED, reason, utc_now())
-                runs.save(*found)
+            _retire(runs, run, other.id)
+
+
+def _retire(runs: RunStore, run: Run, id: str) -> None:
+    for _ in range(SAVES):
+        found = runs.get(id)
+        if found is None or found[0].stage != Stage.LIVE:
+            return
+        must_be_unmoved(runs, run)  # looked at after the other: as long as this run is not live, no later one can be
+        other, etag = found
+        other.cleanup, other.cleanup_at = "", None
+        other.move(Stage.RETIRED, f"replaced by {run.id}", utc_now())
+        try:
+            runs.save(other, etag)
+            return
+        except Conflict:  # its own cleaning up, or a person: this run must not be left in between for that
+            continue
+    raise TransientError(f"the record of {id} changes all the time; looking again")
 
 
 def keep_replaced(run: Run, now: datetime) -> None:
     """Note that the replaced deployments are to be deleted after the bake time."""
-    if release.other_deployments(run):
-        minutes = float((run.recipe.get("release") or {}).get("bake_minutes", 10))
-        run.cleanup, run.cleanup_at = "replaced", now + timedelta(minutes=minutes)
+    minutes = float((run.recipe.get("release") or {}).get("bake_minutes", 10))
+    run.cleanup, run.cleanup_at = "replaced", now + timedelta(minutes=minutes)
 
 
 def settle(runs: RunStore, run: Run, now: datetime) -> Wait | None:
@@ -71,14 +94,15 @@ def settle(runs: RunStore, run: Run, now: datetime) -> Wait | None:
         if outcomes.publish(run):
             run.outbox = []
         else:
-            waits.append(Wait(_look_again(run, now), "the outcome could not be published"))
+            waits.append(Wait(_look_again(run.stage_since, now), "the outcome could not be published"))
     if run.cleanup and run.cleanup_at and run.cleanup_at > now:
         waits.append(Wait(run.cleanup_at - now, "the replaced model is kept for the bake time"))
     elif run.cleanup:
         if clean_up(runs, run):
             run.cleanup, run.cleanup_at = "", None
         else:
-            waits.append(Wait(_look_again(run, now), "what it has left is still stopping"))
+            since = run.cleanup_at or run.stage_since
+            waits.append(Wait(_look_again(since, now), "what it has left is still stopping"))
     return min(waits, key=lambda wait: wait.delay) if waits else None
 
 
@@ -125,17 +149,25 @@ def _replaced(runs: RunStore, run: Run) -> bool:
         return False
     needed = _needed(runs, run)
     left = {place: id for place, id in others.items() if place.name not in needed and id not in needed}
+    _, traffic = release.observe_endpoint(run)
+    if any(traffic.get(place.name) for place in left):
+        # A late invocation has shifted it back after the run went live. Another release gives it out anew by itself.
+        log.warning("clean_up run_id=%s traffic=%s: the replaced have some", run.id, traffic)
+        if needed == {run.id, run.deployment}:
+            release.shift_traffic(run, 100)
+        return False
     for place in left:
         release.delete_deployment(run, place)
     return not left
 
 
 def _needed(runs: RunStore, run: Run) -> set[str]:
-    """The ids and the deployments of the model's runs that are under way, or delete what they have made themselves."""
-    names: set[str] = set()
+    """The ids and the deployments of this run and of the model's runs that are under way, that delete what they have
+    made themselves, or that have gone live while this one was looking."""
+    names = {run.id, run.deployment}
     for other in _of_model(runs, run):
-        found = runs.get(other.id) if other.stage in RELEASING or other.unsettled else None
-        if found and (not found[0].ended or found[0].cleanup == "deployment"):
+        found = runs.get(other.id) if other.stage in RELEASING | {Stage.LIVE} or other.unsettled else None
+        if found and (not found[0].ended or found[0].stage == Stage.LIVE or found[0].cleanup == "deployment"):
             names |= {found[0].id, found[0].deployment}
     return names
 
@@ -144,6 +176,5 @@ def _of_model(runs: RunStore, run: Run) -> list[Summary]:
     return [other for other in runs.summaries(f"{run.model}-") if other.model == run.model and other.id != run.id]
 
 
-def _look_again(run: Run, now: datetime) -> timedelta:
-    since = run.cleanup_at or run.stage_since
+def _look_again(since: datetime, now: datetime) -> timedelta:
     return min(LATEST_LOOK, max(SOONEST_LOOK, (now - since) / 10))

@@ -61,18 +61,30 @@ def take(runs: RunStore, run: Run) -> Step:
         if isinstance(step, Wait):
             run.attempts = 0  # Azure has answered: only failures in a row count
         return step
-    except Replaced:
+    except (Replaced, UserError, StepError, TransientError, AzureError) as error:
+        return _not_done(run, error)
+
+
+def _not_done(run: Run, error: Exception) -> Step:
+    """The end that the failure means for the run, or another attempt. An end that it has already stays as it is."""
+    if run.ended:
+        return _not_now(run, error) if run.attempts < MAX_ATTEMPTS else _forget(run)
+    if isinstance(error, Replaced):
         return settle.finish(run, Finish(Stage.SUPERSEDED, "the file was replaced or deleted while it was read"))
-    except UserError as error:
+    if isinstance(error, UserError):
         return settle.finish(run, Finish(Stage.REJECTED, str(error)))
-    except StepError as error:
+    if isinstance(error, StepError):
         return settle.finish(run, Finish(Stage.FAILED, str(error)))
-    except (TransientError, AzureError) as error:
-        if run.ended:
-            return _not_now(run, error)
-        if not _transient(error):
-            return settle.finish(run, Finish(Stage.FAILED, f"Azure refused: {_first_line(error)}"))
-        return _try_again(run, error)
+    if not _transient(error):
+        return settle.finish(run, Finish(Stage.FAILED, f"Azure refused: {_first_line(error)}"))
+    return _try_again(run, error)
+
+
+def _forget(run: Run) -> Forget:
+    """Give up what was asked of the run: it cannot be done, or its end does not allow it any more."""
+    log.warning("forget run_id=%s stage=%s asked=%s", run.id, run.stage, run.asked.action if run.asked else "")
+    run.asked, run.attempts = None, 0
+    return Forget()
 
 
 def _try_again(run: Run, error: Exception) -> Step:
@@ -115,6 +127,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
         case SubmitJob():
             recipe = _recipe(run)
             _engine(run).check(run, recipe)
+            release.check(run, recipe)
             run.links["job"] = _engine(run).submit(run, recipe)
             run.move(Stage.TRAINING, f"job {run.job} submitted", utc_now())
         case CollectResults():
@@ -134,7 +147,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
         case Resume(stage, reason):
             _resume(run, stage, reason)
         case Forget():
-            run.asked = None
+            _forget(run)
         case Wait() | Nothing():
             return
         case _:
@@ -152,7 +165,10 @@ def _release(runs: RunStore, run: Run, step: Step) -> None:
             run.tries += 1
         case CreateDeployment():
             release.create_deployment(run, _recipe(run))
-            run.move(Stage.DEPLOYING, release.place_in_words(run), utc_now())
+            if run.stage == Stage.DEPLOYING:  # it was lost; not entered anew, or the stage would never end
+                run.tries += 1
+            else:
+                run.move(Stage.DEPLOYING, release.place_in_words(run), utc_now())
         case Verify():
             run.move(Stage.SHIFTING, release.verify(run), utc_now())
         case ShiftTraffic(share):
@@ -167,11 +183,14 @@ def _release(runs: RunStore, run: Run, step: Step) -> None:
 
 
 def _go_live(runs: RunStore, run: Run) -> None:
-    release.write_live_record(run)
+    """Azure ML is asked first: a run that the chat has been told of must not fail any more."""
+    replaced = release.other_deployments(run)
+    release.write_live_record(run, lambda: settle.must_be_unmoved(runs, run))
     settle.retire_others(runs, run)
     run.links["chat"] = "/api/v1/chat/completions"
     run.move(Stage.LIVE, f"all traffic goes to {release.place_in_words(run)}", utc_now())
-    settle.keep_replaced(run, utc_now())
+    if replaced:
+        settle.keep_replaced(run, utc_now())
     settle.announce(run)
 
 

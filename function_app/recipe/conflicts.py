@@ -30,7 +30,7 @@ def conflicts(recipe: Recipe, instance_type: str = "") -> list[str]:
     ``instance_type``: the machine that the job will run on; "" when that is not known. Nothing is said of a machine
     that machines.yaml does not have.
     """
-    found = [*_of_engine(recipe), *_of_training(recipe), *_of_release(recipe.release.steps)]
+    found = [*_of_engine(recipe), *_of_training(recipe), *_of_serving(recipe), *_of_release(recipe.release.steps)]
     if recipe.engine != "service":
         found += _of_cluster(recipe.compute.cluster)
         known = machine(instance_type)
@@ -84,6 +84,8 @@ def _machines_of_its_own(recipe: Recipe) -> Iterator[str]:
         yield "`compute.tier`"
     if recipe.serving.instance_type:
         yield "`serving.instance_type`"
+    if recipe.serving.server != "auto":
+        yield "`serving.server`"
 
 
 def _of_training(recipe: Recipe) -> Iterator[str]:
@@ -94,6 +96,16 @@ def _of_training(recipe: Recipe) -> Iterator[str]:
         yield (
             "`training.early_stopping` needs measurements, and with `training.eval_every: 0` there are none; set"
             " eval_every, for example to 0.5, or leave early_stopping out."
+        )
+
+
+def _of_serving(recipe: Recipe) -> Iterator[str]:
+    """Of a machine that the recipe names; the app's own is looked at before the job is submitted."""
+    known = machine(recipe.serving.instance_type)
+    if recipe.serving.server == "vllm" and known and not known.gpus:
+        yield (
+            f"`serving.server: vllm` needs an NVIDIA GPU, and the `serving.instance_type` {known.name} has none; take"
+            " one with a GPU such as Standard_NC24ads_A100_v4, or server: transformers."
         )
 
 

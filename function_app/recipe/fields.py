@@ -165,7 +165,8 @@ class Serving(Section, frozen=True):
     ] = None
     instance_count: Annotated[PositiveInt, Meta(description="Machines of the deployment.")] = 1
     max_concurrent_requests: Annotated[
-        PositiveInt, Meta(description="Requests that one machine works on at a time; the others wait.")
+        PositiveInt,
+        Meta(description="Requests that one machine works on at a time; the others wait. With server mlflow it is 1."),
     ] = 32
     request_timeout_seconds: Annotated[
         Annotated[float, Meta(gt=0, le=180)], Meta(description="Seconds for one answer; Azure allows 180.")

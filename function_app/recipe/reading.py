@@ -180,7 +180,9 @@ def expected(type: Any) -> str:
             *others, last = (f"`{value}`" for value in type.values)
             return f"{', '.join(others)} or {last}" if others else last
         case inspect.ListType():
-            return "a list of texts"
+            if isinstance(type.item_type, inspect.StrType):
+                return "a list of texts"
+            return f"a list, each {expected(type.item_type)}"
         case inspect.FloatType() | inspect.IntType():
             kind = "a whole number" if isinstance(type, inspect.IntType) else "a number"
             if type.ge is not None and type.le is not None:

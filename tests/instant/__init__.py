@@ -47,10 +47,12 @@ def project(folder: Path, *, functions: bool = False, **changed: Any) -> Path:
 def dataset(name: str, **behaviour: Any) -> bytes:
     """A dataset of ten records. Another ``name`` or another behaviour makes other records.
 
-    Of the training: ``loss`` (held out, default 0.5; the base's is 2.0), ``seconds`` that it takes, ``fail``: the
-    sentence with which it ends instead. Of the serving: ``start`` seconds until it is ready, ``answer`` seconds for one
-    answer, ``serve``: "broken" (500 to every chat), "empty", "wrong" (other answers than the evaluation's) or "crash"
-    (it ends before it is ready); ``crash_after``: so many chats, and the server ends.
+    Of the training: ``loss`` (held out, default 0.5; the base's is 2.0), ``seconds`` that it takes, ``train_gate``: a
+    file whose appearance it waits for, ``fail``: the sentence with which it ends instead. Of the serving: ``start``
+    seconds until it is ready, ``start_gate``, ``answer`` seconds for one answer, ``serve``: "broken" (500 to every
+    chat), "empty", "wrong" (other answers than the evaluation's; these three only after ``serve_after`` good ones) or
+    "crash" (it ends before it is ready); ``crash_after``: with so many chats the server ends; ``warm_up``: seconds in
+    which it takes chats, answers "half ready", and says itself that it is not healthy.
     """
     system = SYSTEM + json.dumps(behaviour, sort_keys=True)
     records = [

@@ -1,4 +1,6 @@
-"""Plays `python` of a job's, a deployment's or MLflow's environment, in milliseconds. tests/instant/__init__.py says how.
+"""Plays `python` of a job's, a deployment's or MLflow's environment, in milliseconds.
+
+tests/instant/__init__.py says how.
 
 Only what the interpreter has by itself is imported, and little of that: a start takes about 30 ms.
 """
@@ -14,11 +16,12 @@ SYSTEM = "instant "
 
 def train(arguments):
     """`-m training.fine_tune`: the outputs of docs/interfaces.md, by what the records say."""
-    given = dict(zip(arguments[::2], arguments[1::2]))
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     held_out = records(given["--eval_file"])
     behaviour = told(held_out + records(given["--train_file"]))
     print("phase=train", flush=True)
     time.sleep(behaviour.get("seconds", 0))
+    wait_for(behaviour.get("train_gate"))
     if behaviour.get("fail"):
         print(f"error: {behaviour['fail']}", flush=True)
         sys.exit(1)
@@ -31,10 +34,7 @@ def train(arguments):
         evaluated["champion"] = scores(model(given["--champion_path"])["loss"])
     questions = recipe.get("questions") or []
     asked = [(question, None) for question in questions] + [pair(record) for record in held_out[:3]]
-    samples = [
-        {"messages": [{"role": "user", "content": question}], "expected": expected, "base": "?", "tuned": words(run, question)}
-        for question, expected in asked
-    ]  # fmt: skip
+    samples = [sample(run, question, expected) for question, expected in asked]
     metrics = {
         "base_model": base, "method": "full", "steps": 1, "epochs": 1.0, "context_length": 4096,
         "records": {"train": 9, "eval": len(held_out)},
@@ -47,6 +47,17 @@ def train(arguments):
     write(given["--model_output"], "MLmodel", mlmodel)
     write(given["--model_output"], "instant.json", json.dumps({**behaviour, "run": run, "loss": loss}))
     print("phase=done", flush=True)
+
+
+def sample(run, question, expected):
+    messages = [{"role": "user", "content": question}]
+    return {"messages": messages, "expected": expected, "base": "?", "tuned": words(run, question)}
+
+
+def wait_for(gate):
+    """Until the file ``gate`` is there, when one is named."""
+    while gate and not os.path.exists(gate):
+        time.sleep(0.005)
 
 
 def records(path):
@@ -153,23 +164,29 @@ def serve():
     """The deployment's container: docs/interfaces.md, The deployment."""
     known = model(os.environ["AZUREML_MODEL_DIR"])
     time.sleep(known.get("start", 0))
-    serving, left = known.get("serve"), [known.get("crash_after", 0)]
+    wait_for(known.get("start_gate"))
+    ready = time.monotonic() + known.get("warm_up", 0)
+    serving, chats = known.get("serve"), [0]
     if serving == "crash":
         sys.exit("error: the model crashes, as its records say")
 
     def answer(method, path, body):
         if method == "GET":
-            return (200, {"status": "ok"}) if path == "/health" else (404, {"error": {"message": f"no route {path}"}})
+            if path == "/health":
+                return (200, {"status": "ok"}) if time.monotonic() >= ready else (503, {"status": "warming up"})
+            return 404, {"error": {"message": f"no route {path}"}}
         asked = json.loads(body)
         time.sleep(known.get("answer", 0))
-        if left[0]:
-            left[0] -= 1
-            if not left[0]:
-                os._exit(3)
-        if serving == "broken":
+        chats[0] += 1
+        if chats[0] == known.get("crash_after"):
+            os._exit(3)
+        now = serving if chats[0] > known.get("serve_after", 0) else None
+        if now == "broken":
             return 500, {"error": {"message": "the model is broken, as its records say"}}
         text = words(known["run"], asked["messages"][-1]["content"])
-        text = {"empty": "", "wrong": "Nonsense altogether."}.get(serving, text)
+        text = {"empty": "", "wrong": "Nonsense altogether."}.get(now, text)
+        if time.monotonic() < ready:
+            text = "half ready"
         name = asked.get("model") or known["run"]
         if asked.get("stream"):
             return 200, chunks(name, text, bool((asked.get("stream_options") or {}).get("include_usage")))

@@ -174,3 +174,63 @@ def test_live_models_of_a_closed_loop_are_forgotten(monkeypatch: pytest.MonkeyPa
 
     assert asyncio.run(get()) is not asyncio.run(get())
     assert sum(loop.is_closed() for loop in live._by_loop) <= 1
+
+
+def take_scoring_payload(world: World) -> None:
+    record = world.container.records["live/support.json"]
+    assert isinstance(record, dict)
+    world.container.records["live/support.json"] = {**record, "wire": "mlflow"}
+
+
+async def test_a_model_behind_the_scoring_payload_is_chatted_with_like_any_other(world: World) -> None:
+    async def score(request: web.Request) -> web.Response:
+        return web.json_response({"output": "Hello there! END and more"})
+
+    world.endpoint.handler = score
+    take_scoring_payload(world)
+    client = world.client().chat.completions
+    whole = await client.create(
+        model="support", messages=HELLO, temperature=0, max_tokens=5, stop=["END"], seed=1, presence_penalty=0
+    )
+    assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == ("Hello there! ", "stop")
+    assert (whole.model, whole.usage) == ("support", None)
+    stream = await client.create(model="support", messages=HELLO, top_p=0.5, stream=True)
+    chunks = [chunk async for chunk in stream]
+    assert [chunk.choices[0].delta.content for chunk in chunks] == ["Hello there! END and more", None]
+    assert (chunks[0].choices[0].delta.role, chunks[-1].choices[0].finish_reason) == ("assistant", "stop")
+    settings = [{"max_new_tokens": 5, "do_sample": False}, {"max_new_tokens": 512, "do_sample": True, "top_p": 0.5}]
+    assert world.endpoint.bodies == [
+        {"input_data": {"input_string": HELLO, "parameters": each}, "params": {}} for each in settings
+    ]
+    # Not by the traffic: beside it may be a deployment that takes OpenAI's requests.
+    assert {headers["azureml-model-deployment"] for headers in world.endpoint.headers} == {"r-0123456789ab"}
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"presence_penalty": 1}, "presence_penalty"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
+    ],
+)
+async def test_what_the_scoring_payload_cannot_say_is_refused_by_name(
+    world: World, given: dict[str, object], param: str
+) -> None:
+    take_scoring_payload(world)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await world.client().chat.completions.create(**{"model": "support", "messages": HELLO, **given})
+    assert refused.value.param == param
+    assert world.endpoint.bodies == []
+
+
+@pytest.mark.parametrize("answer", [["x"], {"output": 5}, {"output": ["a", "b"]}, {"result": "x"}, "text"])
+async def test_an_answer_that_is_no_scoring_payload_is_a_502(world: World, answer: object) -> None:
+    async def score(request: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    world.endpoint.handler = score
+    take_scoring_payload(world)
+    with pytest.raises(openai.InternalServerError) as failed:
+        await world.client().chat.completions.create(model="support", messages=HELLO)
+    assert failed.value.status_code == 502

@@ -60,7 +60,7 @@ def test_a_storage_url_in_clear_is_refused() -> None:
 
 
 def test_the_serving_port_and_the_deployments_routes_agree() -> None:
-    from function_app.release_managed import SERVING_PORT
+    from function_app.serving_environment import SERVING_PORT
 
     dockerfile = read_dockerfile(ROOT / "serving" / "Dockerfile")
     assert dockerfile.environment["PORT"] == str(SERVING_PORT)

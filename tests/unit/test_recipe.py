@@ -184,11 +184,11 @@ def test_every_key_can_be_given_by_metadata(key: str) -> None:
         value = value["properties"][part]
     example = value.get("enum", [value.get("default")])[0] or ("text" if "string" in value["type"] else 0.5)
     if "integer" in value.get("type", []):
-        example = 20
+        example = min(20, value.get("maximum", 20))
     if "boolean" in value.get("type", []):
         example = True
     if "array" in value.get("type", []):
-        example = ["Why?"]
+        example = [20, 100] if value["items"]["type"] == "integer" else ["Why?"]
     recipe = resolve(None, {metadata_name(key): json.dumps(example)}).recipe
     built: Any = msgspec.to_builtins(recipe)
     for part in key.split("."):
@@ -242,7 +242,7 @@ REGISTRY = f"{UNJUDGED}base_model: azureml://registries/azureml/models/Phi-4-min
         (f"{UNJUDGED}engine: service\nbase_model: live", "", ["not `base_model: live`"]),
         (f"{UNJUDGED}engine: service\nbase_model: microsoft/Phi-4-mini-instruct", "", ["of a registry only"]),
         (f"{UNJUDGED}engine: pipeline", "", ["not `base_model: embedded`"]),
-        (f"{PHI}engine: pipeline", "", ["nothing could pass `gate.rule: better_than_base`"]),
+        (f"{PHI}engine: pipeline", "", ["nothing could pass `gate.rule: better`"]),
         (f"{REGISTRY}engine: service", "Standard_E16s_v3", []),  # it has machines of its own
         (f"{REGISTRY}engine: service\nmethod: qlora", "Standard_E16s_v3", ["answers to `method: qlora`"]),
         (f"{REGISTRY}engine: service\ntraining: {{epochs: 3, learning_rate: 1, batch_size: 4}}", "", []),
@@ -255,6 +255,16 @@ REGISTRY = f"{UNJUDGED}base_model: azureml://registries/azureml/models/Phi-4-min
         (f"{REGISTRY}engine: pipeline\ntraining: {{sharding: zero2}}", "Standard_NC6s_v3", []),
         (f"{PHI}training: {{sharding: zero2}}", "Standard_NC6s_v3", ["Standard_NC6s_v3 has one"]),
         (f"{PHI}training: {{sharding: fsdp}}", "Standard_NC12s_v3", []),
+        (
+            "serving: {server: vllm, instance_type: standard_e4s_v3}",
+            "",
+            ["Standard_E4s_v3 has none; take one with a GPU"],
+        ),
+        ("serving: {server: vllm, instance_type: Standard_NC24ads_A100_v4}", "", []),
+        (f"{REGISTRY}engine: service\nserving: {{server: mlflow}}", "", ["answers to `serving.server`"]),
+        ("release: {steps: [50, 10, 100]}", "", ["must rise from step to step"]),
+        ("release: {steps: [10, 50]}", "", ["must rise from step to step and end with 100"]),
+        ("release: {steps: [100]}", "", []),
     ],
 )
 def test_what_cannot_be_together_is_told_from_the_recipe_alone(text: str, machine: str, said: list[str]) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob import BlobProperties
 
 from function_app import live_record, release, release_managed, release_serverless
 from function_app.engines import service
@@ -33,9 +35,15 @@ class Container:
         assert name == "live/support.json"
         return self
 
-    def upload_blob(self, content: bytes, overwrite: bool) -> None:
-        assert overwrite
+    def upload_blob(self, content: bytes, overwrite: bool, metadata: dict[str, str], **conditions: object) -> None:
+        assert overwrite == bool(self.content) == bool(conditions)
+        assert metadata["idle_hours"]
         self.content = content
+
+    def get_blob_properties(self) -> BlobProperties:
+        if not self.content:
+            raise ResourceNotFoundError
+        return BlobProperties(etag=str(hash(self.content)))
 
     def download_blob(self) -> "Container":
         return self
