@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PF_TRACING_SKIP_LOCAL_SETUP := true
 export PF_TRACING_SKIP_EXPORTER_SETUP := true
 
-.PHONY: help install demo test lint up down bench clean check-tools browser
+.PHONY: help install demo test lint up down chaos bench clean check-tools browser
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -33,6 +33,9 @@ up: install ## Start the local Azure
 
 down: ## Stop the local Azure; its state stays
 	@if [ -x $(APP) ]; then $(APP) -m emulator down; fi
+
+chaos: install ## Play 200 schedules of faults: make chaos [SEED=17] [SCHEDULES=1] [TRACE=1]
+	@$(APP) -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(TRACE),--trace)
 
 bench: install ## Run the benchmarks: make bench [NAMES="loop …"] [JSON=file]
 	@$(APP) -m bench $(NAMES) $(if $(JSON),--json $(JSON))

@@ -9,7 +9,7 @@ import socket
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import yaml
@@ -17,11 +17,15 @@ import yaml
 from . import az
 
 HOST = "127.0.0.1"
+# Seconds for which a connection is kept that nobody uses, as Azure does. With the usual five, each client that asks now
+# and then shakes hands anew, and reads all the certificates that it trusts: 20 ms and more of the processor.
+KEEP_ALIVE = 120
 # Azurite accepts no other account unless told so; name and key are published in its documentation.
 ACCOUNT = "devstoreaccount1"
 BLOB_HOST = f"{ACCOUNT}.blob.core.windows.net"  # what azure-ai-ml makes of the account's name
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
+SYSTEM_TOPICS = ("storage", "workspace")
 PARTS = ("blob", "queue", "table", "arm", "identity", "mlflow", "functions", "proxy")
 # Ports below those that systems give to programs which ask for any: each state folder has its own ten among them.
 FIRST_PORT, PORT_BLOCKS, BLOCK = 20000, 1000, 10
@@ -33,13 +37,17 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class EventSubscription:
-    """Which events of a topic (``storage`` or ``workspace``) go to which function."""
+    """Which events of a topic (``storage``, ``workspace``, or one of ``topics``) go where.
+
+    To a ``function`` of the app, or to any ``webhook`` (its URL); the latter may come up at any time. No types: all.
+    """
 
     name: str
-    topic: Literal["storage", "workspace"]
-    function: str
-    event_types: list[str]
+    topic: str
+    function: str = ""
+    event_types: list[str] = field(default_factory=list)
     subject_begins_with: str = ""
+    webhook: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,7 @@ class Project:
     location: str
     containers: list[str] = field(default_factory=list)
     queues: list[str] = field(default_factory=list)
+    topics: dict[str, str] = field(default_factory=dict)
     event_subscriptions: list[EventSubscription] = field(default_factory=list)
     functions_app: str = ""
     app_settings: dict[str, str] = field(default_factory=dict)
@@ -167,9 +176,22 @@ def load_project(path: Path) -> Project:
         raw["registry_components"] = {name: FineTuningComponent(**row) for name, row in components.items()}
         if raw.get("serverless"):
             raw["serverless"] = Serving(**raw["serverless"])
-        return Project(root=path.resolve().parent, file=path.name, **raw)
+        project = Project(root=path.resolve().parent, file=path.name, **raw)
+        _check_subscriptions(path, project)
     except (AttributeError, TypeError) as error:
         raise ConfigError(f"{path}: {error}.") from None
+    return project
+
+
+def _check_subscriptions(path: Path, project: Project) -> None:
+    topics = (*SYSTEM_TOPICS, *project.topics)
+    if taken := set(SYSTEM_TOPICS) & set(project.topics):
+        raise ConfigError(f"{path}: topics may not be called {', '.join(sorted(taken))}.")
+    for row in project.event_subscriptions:
+        if row.topic not in topics:
+            raise ConfigError(f"{path}: {row.name} subscribes to {row.topic}; there are {', '.join(topics)}.")
+        if bool(row.function) == bool(row.webhook):
+            raise ConfigError(f"{path}: {row.name} needs either a function or a webhook.")
 
 
 def _fine_tuning(raw: dict[str, Any]) -> FineTuning:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -41,10 +41,11 @@ from .arm import (  # noqa: F401 - importing registers their routes
 )
 from .arm import faults as fault_routes  # noqa: F401
 from .arm import jobs as job_routes  # noqa: F401
-from .config import ACCOUNT_KEY, BLOB_HOST, HOST, Home, State, load_project
+from .config import ACCOUNT_KEY, BLOB_HOST, HOST, KEEP_ALIVE, EventSubscription, Home, State, load_project
 from .environment import urls
 from .events import eventgrid
 from .events.blobs import BlobWatcher
+from .events.topics import Topics
 from .faults import Faults, faulty_connections
 from .identity import Authority, identity_app
 from .jobs.jobs import Jobs
@@ -85,6 +86,7 @@ class Control:
         if event_copies > 1:
             self.faults.add({"kind": "event", "copies": event_copies})
         self.events = eventgrid.EventGrid(home.path / "events.db", self.faults)
+        self.topics = Topics(self)
         self.ready = False
         self._background: set[asyncio.Task[None]] = set()
 
@@ -106,9 +108,7 @@ class Control:
         events = [eventgrid.run_status_changed(status=status, **known)]
         if status == "Completed":
             events.append(eventgrid.run_completed(**known))
-        task = asyncio.create_task(self.events.publish("workspace", events))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._in_background(self.events.publish("workspace", events))
 
     async def prepare(self) -> None:
         """Put in place what infra/ would: workspace, datastores, containers, queues, event subscriptions."""
@@ -126,17 +126,39 @@ class Control:
         self.serverless.resume()
 
     async def subscribe(self) -> None:
-        """Create the event subscriptions; each waits for its webhook's answer, so the host may start later."""
+        """Create the event subscriptions; each waits for its webhook's answer, so the host may start later.
+
+        Nobody waits for the webhooks of others.
+        """
+        rows = self.home.project.event_subscriptions
+        self.events.forget_others({row.name for row in rows})
+        for row in rows:
+            if row.webhook:
+                self._in_background(self._subscribe_other(row))
+            else:
+                await self._subscribe(row)
+
+    async def _subscribe(self, row: EventSubscription) -> None:
         code = self.state.functions_keys["systemKeys"]["eventgrid_extension"]
-        for row in self.home.project.event_subscriptions:
-            await self.events.subscribe(
-                row.name,
-                row.topic,
-                f"{self.urls['functions']}/runtime/webhooks/eventgrid?functionName={row.function}&code={code}",
-                row.event_types,
-                subject_begins_with=row.subject_begins_with,
-            )
-        self.events.forget_others({row.name for row in self.home.project.event_subscriptions})
+        function = f"{self.urls['functions']}/runtime/webhooks/eventgrid?functionName={row.function}&code={code}"
+        await self.events.subscribe(
+            row.name,
+            row.topic,
+            row.webhook or function,
+            row.event_types,
+            subject_begins_with=row.subject_begins_with,
+        )
+
+    async def _subscribe_other(self, row: EventSubscription) -> None:
+        try:
+            await self._subscribe(row)
+        except eventgrid.HandshakeError as error:
+            log.error("subscription=%s %s", row.name, error)
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
         # At once: each gives its processes a grace, and the supervisor gives this process one for all.
@@ -145,13 +167,15 @@ class Control:
         )
         await self.inference.close()
         await self.proxy.close()
+        for task in self._background:
+            task.cancel()  # a webhook of others may still be waited for
         await self.events.close()
         await self.storage.close()
         self.store.close()
 
 
 def control_app(control: Control) -> Starlette:
-    """The TLS side: ``/metadata``, ``/inference`` and everything of Resource Manager."""
+    """The TLS side: ``/metadata``, ``/inference``, ``/eventgrid`` and everything of Resource Manager."""
 
     async def discovery(_: Request) -> Response:
         return JSONResponse(workspaces.discovery(control.urls["arm"]))
@@ -170,6 +194,7 @@ def control_app(control: Control) -> Starlette:
             Route("/_emulator/health", health),
             Route("/inference/{endpoint}/{path:path}", control.inference.answer, methods=methods),
             Route("/serverless/{endpoint}/{path:path}", control.serverless.answer, methods=methods),
+            Route("/eventgrid/{topic}/api/events", control.topics.answer, methods=["POST"]),
             Route("/{path:path}", resource_manager, methods=methods),
         ]
     )
@@ -202,6 +227,7 @@ def _server(app: Starlette, port: int, faults: Faults, certificates: Path | None
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=KEEP_ALIVE,
         ssl_certfile=str(certificates / "server.pem") if certificates else None,
         ssl_keyfile=str(certificates / "server.key") if certificates else None,
     )

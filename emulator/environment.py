@@ -58,7 +58,7 @@ def sdk_environment(home: Home, state: State) -> dict[str, str]:
 
 
 def app_environment(home: Home, state: State) -> dict[str, str]:
-    """The function app's settings: the SDKs' variables, emulator.yaml's app_settings and the hashes of the API keys."""
+    """The function app's settings: the SDKs' variables, emulator.yaml's app_settings and topics, hashes of API keys."""
     where = urls(state)
     return {
         **sdk_environment(home, state),
@@ -71,6 +71,7 @@ def app_environment(home: Home, state: State) -> dict[str, str]:
         "FUNCTIONS_WORKER_RUNTIME": "python",
         "PYTHON_ENABLE_INIT_INDEXING": "1",
         **home.project.app_settings,
+        **{name: topic_endpoint(state, topic) for topic, name in home.project.topics.items()},
         **{setting: hashed_api_key(state.api_keys[name]) for setting, name in home.project.api_keys.items()},
     }
 
@@ -91,6 +92,11 @@ def shell_environment(home: Home, state: State) -> dict[str, str]:
         "APP_BASE_URL": urls(state)["functions"],
         **{name: state.api_keys[name] for name in home.project.api_keys.values()},
     }
+
+
+def topic_endpoint(state: State, topic: str) -> str:
+    """Where a custom topic takes events; in Azure ``https://<topic>.<region>-1.eventgrid.azure.net/api/events``."""
+    return f"{urls(state)['arm']}/eventgrid/{topic}/api/events"
 
 
 def newest_scoring_uri(home: Home, state: State) -> str:

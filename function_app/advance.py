@@ -8,9 +8,10 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 import azure.functions as func
+import msgspec
 from azure.core.exceptions import ResourceNotFoundError
 
-from . import azure_clients, intake
+from . import azure_clients, idle, intake, poison
 from .runs import (
     ENDS,
     LATE,
@@ -26,7 +27,7 @@ from .runs import (
     utc_now,
 )
 from .settings import settings
-from .settle import finish, left_at, settle, waiting_for_turn
+from .settle import RELEASING, finish, left_at, settle, waiting_for_turn
 from .step_kinds import Finish, Nothing, Wait
 from .steps import take
 
@@ -62,39 +63,59 @@ def wake(run_id: str, dataset: dict[str, str] | None = None, at: datetime | None
 @blueprint.queue_trigger(arg_name="message", queue_name="%RUNS_QUEUE%", connection="Storage")
 def advance_run(message: func.QueueMessage) -> None:
     """Bring one run as far as it goes without waiting."""
-    content = _parse(message.get_body())
-    if content is not None:
-        if (message.dequeue_count or 1) > 1:  # whoever had it first has died, or failed
-            _look_for_strays(store(), content["run_id"])
-        advance(content["run_id"], content.get("dataset"), content.get("at", ""))
+    body = message.get_body()
+    content = _parse(body)
+    if content is None:
+        poison.keep(body)  # trying again would not make it better
+        return
+    if (message.dequeue_count or 1) > 1:  # whoever had it first has died, or failed
+        _look_for_strays(store(), content["run_id"])
+    advance(content["run_id"], content.get("dataset"), content.get("at", ""))
 
 
 @blueprint.queue_trigger(arg_name="message", queue_name="%RUNS_QUEUE%-poison", connection="Storage")
 def bury_run(message: func.QueueMessage) -> None:
-    """A message that failed five times: look at its run again later; after three times that, end it."""
-    content = _parse(message.get_body())
+    """A message that failed five times is kept; its run is looked at again later, and after three times that ended."""
+    body = message.get_body()
+    content = _parse(body)
     if content is None:
+        poison.keep(body)
         return
-    found = store().get(content["run_id"])
-    if found is None:
-        log.error("poison run_id=%s has no record", content["run_id"])
-        return
-    run, etag = found
-    if run.ended:
-        return
-    run.revivals += 1
-    if run.revivals > MAX_REVIVALS:
-        reason = "an unexpected error, again and again; the function app's log has the traceback"
-        finish(run, Finish(Stage.FAILED, reason))
+    id = content["run_id"]
+    name = poison.keep(body, id)
     try:
-        _schedule(store(), run, etag, timedelta(0) if run.ended else REVIVE_AFTER)
+        found = store().get(id)
+    except msgspec.MsgspecError:
+        log.exception("poison run_id=%s kept=%s: its record cannot be read", id, name)
+        return
+    if found is None:
+        log.error("poison run_id=%s kept=%s has no record", id, name)
+        return
+    try:
+        _revive(*found, name)
     except Conflict:
-        log.info("poison run_id=%s moved_by=another", run.id)
+        log.info("poison run_id=%s moved_by=another", id)
+
+
+def _revive(run: Run, etag: str, kept: str) -> None:
+    """Mark the run with its message, and look at it again after a while. One that has ended is left to the sweep."""
+    run.revivals += 1
+    run.links["poison"] = kept
+    log.error("poison run_id=%s stage=%s revivals=%d kept=%s", run.id, run.stage, run.revivals, kept)
+    if not run.ended and run.revivals <= MAX_REVIVALS:
+        _schedule(store(), run, etag, REVIVE_AFTER)
+        return
+    if not run.ended:
+        finish(run, Finish(Stage.FAILED, poison.GAVE_UP))
+        _schedule(store(), run, etag, timedelta(0))
+        return
+    run.wake_at = None  # the message is gone
+    store().save(run, etag)
 
 
 @blueprint.timer_trigger(arg_name="timer", schedule="%SWEEP_SCHEDULE%")
 def sweep(timer: func.TimerRequest) -> None:
-    """Find what was forgotten: files without a run, runs without a message."""
+    """Find what was forgotten: files without a run, runs without a message, models without a chat."""
     # As long as messages wait for their turn, a file without a record is most likely one whose message is among them.
     # Waking it would make the queue longer, at every sweep again. A message that is really lost is found once the
     # queue is short, and that is soon: with a long one Azure starts more instances.
@@ -102,9 +123,12 @@ def sweep(timer: func.TimerRequest) -> None:
         log.info("sweep put_off=queue late=%s", timer.past_due)
         return
     known: set[str] = set()
+    releasing: set[str] = set()
     woken, now = 0, utc_now()
     for summary in store().summaries():
         known.add(summary.id)
+        if summary.stage in RELEASING:
+            releasing.add(summary.model)
         if (summary.stage not in ENDS or summary.unsettled) and summary.overdue < now:
             wake(summary.id)
             woken += 1
@@ -120,6 +144,7 @@ def sweep(timer: func.TimerRequest) -> None:
             woken += 1
     if woken:
         log.info("sweep woken=%d late=%s", woken, timer.past_due)
+    idle.retire_idle(store(), wake, now, releasing)
 
 
 def _behind() -> bool:
@@ -138,14 +163,14 @@ def _behind() -> bool:
 
 
 def _parse(body: bytes) -> dict | None:  # type: ignore[type-arg]
-    """A message's content; None for one that nobody of ours has sent (retrying would not make it better)."""
+    """A message's content; None for one that nobody of ours has sent."""
     try:
         content = json.loads(body)
         if isinstance(content["run_id"], str) and isinstance(content.get("dataset", {}), dict):
             return content  # type: ignore[no-any-return]
     except (ValueError, TypeError, KeyError):
         pass
-    log.error("message dropped: not a JSON object with a run_id, bytes=%d", len(body))
+    log.error("message kept apart: not a JSON object with a run_id, bytes=%d", len(body))
     return None
 
 

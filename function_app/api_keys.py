@@ -1,12 +1,12 @@
-"""Makes a key for the chat API. Nothing imports this module, so that it can be run.
+"""Makes a key for the chat API, or for the operations API. Nothing imports this module, so that it can be run.
 
-Run as: python -m function_app.api_keys NAME
+Run as: python -m function_app.api_keys [--operator] NAME
 """
 
 import secrets
 import sys
 
-from .chat_keys import ENTRY, SETTING, digest
+from .chat_keys import CHAT, ENTRY, OPERATIONS, digest
 
 
 def new_key(name: str) -> tuple[str, str]:
@@ -20,8 +20,11 @@ def new_key(name: str) -> tuple[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Print a new key and its entry."""
+    door = OPERATIONS if arguments[:1] == ["--operator"] else CHAT
+    if door is OPERATIONS:
+        arguments = arguments[1:]
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m function_app.api_keys NAME", file=sys.stderr)
+        print("usage: python -m function_app.api_keys [--operator] NAME", file=sys.stderr)
         return 2
     try:
         key, entry = new_key(arguments[0])
@@ -29,7 +32,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"The key, shown only now:\n  {key}\n")
-    print(f"Add to the app setting {SETTING} (entries are separated by commas):\n  {entry}")
+    print(f"Add to the app setting {door.setting} (entries are separated by commas):\n  {entry}")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import azure.functions as func
 from azurefunctions.extensions.http.fastapi import HTMLResponse, Request, Response, StreamingResponse
 
+from . import usage
 from .chat_errors import as_api_error
 from .chat_keys import check_key
 from .chat_log import ChatLog
@@ -92,6 +93,7 @@ async def _chat(req: Request, log: ChatLog) -> Response:
             raise
         answer = await flow_runner().run(_flow_inputs(request, moved))
     log.first_answer()
+    usage.note(live.model)
     if isinstance(answer, FlowStream):
         events = _events(answer, ChunkWriter(request.include_usage), log)
         await anext(events)  # from here on its finally clause runs, even if the caller is already gone

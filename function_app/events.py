@@ -7,6 +7,7 @@ seconds it sends again, later and later.
 
 import asyncio
 import logging
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -28,6 +29,12 @@ JOB_EVENTS = frozenset(
         SystemEventNames.MachineLearningServicesRunCompletedEventName,
         SystemEventNames.MachineLearningServicesRunStatusChangedEventName,
     )
+)
+# The name of a job: its run's id and, after the run was taken up again, a number (runs.Run.job).
+JOB_NAME = re.compile(r"(?P<run_id>.+-[0-9a-f]{12})-\d{1,9}")
+# Statuses after which a job goes on: nothing waits for them.
+UNDER_WAY = frozenset(
+    ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Finalizing", "CancelRequested")
 )
 # Calls that commit a whole file. On hierarchical accounts CreateFile comes first, with nothing in the file.
 COMMITS = ("PutBlob", "PutBlockList", "CopyBlob", "FlushWithClose")
@@ -53,16 +60,27 @@ async def on_dataset_uploaded(event: func.EventGridEvent) -> None:
 
 @blueprint.event_grid_trigger(arg_name="event")
 async def on_job_event(event: func.EventGridEvent) -> None:
-    """A job of Azure ML changed its status: look at its run. Jobs of others have no record and are dropped there."""
+    """A job of Azure ML has ended: look at its run. Jobs of others have no record and are dropped there."""
     data = _data(event)
-    id = _get(data, "runId") or (event.subject or "").rpartition("/runs/")[2]
-    tags = _get(data, "runTags")
-    ours = _kind(event) in JOB_EVENTS and isinstance(id, str) and id
-    if not ours or (isinstance(tags, dict) and tags and _get(tags, "run_id") != id):
+    job = _get(data, "runId") or (event.subject or "").rpartition("/runs/")[2]
+    id = _run_of(job, _get(data, "runTags")) if isinstance(job, str) and _kind(event) in JOB_EVENTS else ""
+    if not id:
         log.info("event id=%s ignored: not a job of ours", event.id)
+        return
+    if str(_get(data, "runStatus")) in UNDER_WAY:
         return
     await asyncio.to_thread(wake, id)
     log.info("event id=%s run_id=%s", event.id, id)
+
+
+def _run_of(job: str, tags: Any) -> str:
+    """The id of the run that a job is of: its tag says so; without tags its name tells. "" for somebody else's."""
+    if isinstance(tags, dict) and tags:
+        id = _get(tags, "run_id")
+        ours = isinstance(id, str) and (job == id or re.fullmatch(rf"{re.escape(id)}-\d{{1,9}}", job))
+        return str(id) if ours else ""
+    match = JOB_NAME.fullmatch(job)
+    return match["run_id"] if match else job
 
 
 def _kind(event: func.EventGridEvent) -> str:

@@ -97,7 +97,7 @@ def _ended(run: Run, seen: Observation) -> Step:
     """An ended run stays as it is, unless a person asks for something that its end allows."""
     if run.asked is None:
         return Nothing()
-    if run.asked.action == "retire" and run.stage == Stage.LIVE:
+    if run.asked.action == "retire" and run.stage == Stage.LIVE and not seen.used_again:
         return Finish(Stage.RETIRED, f"retired {run.asked.in_words}")
     if run.asked.action != "retry" or run.stage not in (Stage.FAILED, Stage.CANCELLED):
         return Forget()

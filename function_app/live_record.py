@@ -1,6 +1,9 @@
 """The live record of one model, for those who move runs; live.py reads all of them for the chat."""
 
+import logging
+from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -11,7 +14,22 @@ from azure.storage.blob import BlobClient
 from . import azure_clients
 from .errors import StepError
 from .live import PREFIX
+from .recipe.fields import Release
+from .runs import PAGE
 from .settings import settings
+
+log = logging.getLogger("function_app.live_record")
+
+IDLE_HOURS = Release().idle_hours
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """What the watch over idle models needs of a live record; the blob's metadata has it too, for listings."""
+
+    model: str
+    run_id: str
+    since: datetime
+    idle_hours: float = IDLE_HOURS
 
 
 def blob(model: str) -> BlobClient:
@@ -29,6 +47,27 @@ def read(model: str) -> dict[str, Any] | None:
         raise StepError(f"the record {PREFIX}{model}.json in the runs container cannot be read: {error}") from None
 
 
+def listing() -> Iterator[Serving]:
+    """All models that serve, by one listing. Of a record without its metadata (somebody has edited it) the content is
+    read, and one that makes no sense is left out.
+    """
+    container = azure_clients.container(settings().runs_container)
+    for found in container.list_blobs(PREFIX, include=["metadata"], results_per_page=PAGE):
+        model = found.name.removeprefix(PREFIX).removesuffix(".json")
+        known = {"model": model, **(found.metadata or {})}
+        try:
+            if "run_id" not in known:
+                known |= read(model) or {}
+            yield msgspec.convert(known, Serving, strict=False)
+        except (msgspec.ValidationError, StepError) as error:
+            log.error("live_record blob=%s error=%r", found.name, str(error))
+
+
+def idle_hours(recipe: dict[str, Any]) -> float:
+    """The recipe's release.idle_hours; 0: never idle."""
+    return float((recipe.get("release") or {}).get("idle_hours", IDLE_HOURS))
+
+
 def etag(model: str) -> str:
     """The record's ETag; "" when there is no record."""
     try:
@@ -37,12 +76,16 @@ def etag(model: str) -> str:
         return ""
 
 
-def write(model: str, content: bytes, etag: str) -> None:
-    """Replace the record that had ``etag``. Raises what Azure raises for one that has changed since."""
-    if etag:
-        blob(model).upload_blob(content, overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
-    else:
-        blob(model).upload_blob(content, overwrite=False)
+def write(record: dict[str, Any], etag: str) -> None:
+    """Store the record of ``record["model"]`` in place of the one that had ``etag`` ("": of none).
+
+    Raises what Azure raises for one that has changed since.
+    """
+    content = msgspec.json.encode(record)
+    serving = msgspec.to_builtins(msgspec.json.decode(content, type=Serving))
+    metadata = {name: str(value) for name, value in serving.items() if name != "model"}
+    conditions: dict[str, Any] = {"etag": etag, "match_condition": MatchConditions.IfNotModified} if etag else {}
+    blob(record["model"]).upload_blob(content, metadata=metadata, overwrite=bool(etag), **conditions)
 
 
 def delete(model: str, etag: str) -> None:

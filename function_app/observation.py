@@ -35,6 +35,7 @@ class Observation:
     """What the run's stage needs to know.
 
     ``overtaken_by``: the run of newer data. ``safety``: sampled answers are to be checked before the gate.
+    ``used_again``: the model that the idle watch wants to retire has answered a chat since.
     ``releasing``: another run that has the model's turn to release. ``champion``: the deployment that serves beside the
     run's own on the same endpoint; "" when there is none. ``traffic``: percent by deployment.
     """
@@ -43,6 +44,7 @@ class Observation:
     twins: tuple[Twin, ...] = ()
     job: JobSeen | None = None
     safety: bool = False
+    used_again: bool = False
     releasing: str = ""
     endpoint_state: str = ""
     deployment: DeploymentSeen | None = None

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from . import engines, release, turn
+from . import engines, idle, release, turn
 from .observation import JobSeen, Observation, Twin
 from .recipe import Recipe
 from .runs import Run, RunStore, Stage, Summary
@@ -15,13 +15,10 @@ COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED,
 def observe(runs: RunStore, run: Run) -> Observation:
     """What is there now. Raises what Azure raises."""
     if run.ended:
-        return Observation(job=_job(run) if _is_to_be_resumed(run) else None)
+        return Observation(job=_job(run) if _is_to_be_resumed(run) else None, used_again=idle.used_since_asked(run))
     if run.stage == Stage.RECEIVED:
         return Observation()
-    others = [
-        other for other in runs.summaries(f"{run.model}-")
-        if other.model == run.model and other.id != run.id and other.stage in COUNTING and not other.rollback
-    ]  # fmt: skip
+    others = _others(runs, run)
     overtaken_by = _overtaken_by(run, others)
     match run.stage:
         case Stage.VALIDATED:
@@ -48,6 +45,20 @@ def observe(runs: RunStore, run: Run) -> Observation:
             )
 
 
+def _others(runs: RunStore, run: Run) -> list[Summary]:
+    """The model's runs that could overtake this one, or be its twins.
+
+    A run that has a share of the traffic is not overtaken any more, and a rollback never is: they need no listing,
+    which grows with every run that the model ever had.
+    """
+    if run.share or run.release_of:
+        return []
+    return [
+        other for other in runs.summaries(f"{run.model}-")
+        if other.model == run.model and other.id != run.id and other.stage in COUNTING and not other.rollback
+    ]  # fmt: skip
+
+
 def _is_to_be_resumed(run: Run) -> bool:
     """A person wants it taken up again, and it stopped while it had a job."""
     if not run.asked or run.asked.action != "retry" or run.cleanup:
@@ -60,9 +71,7 @@ def _job(run: Run) -> JobSeen | None:
 
 
 def _overtaken_by(run: Run, others: list[Summary]) -> str:
-    """The newest run whose data came later. The same file overtakes nothing; nothing overtakes a rollback."""
-    if run.release_of:
-        return ""
+    """The newest run whose data came later. The same file overtakes nothing."""
     newer = [
         (other.uploaded_at, other.id)
         for other in others

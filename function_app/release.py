@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-import msgspec
-
 from . import deployment_spec, live_record, release_managed, release_serverless
 from .errors import StepError
 from .observation import DeploymentSeen
@@ -132,9 +130,10 @@ def write_live_record(run: Run, check: Callable[[], None] = lambda: None) -> Non
         "base_model": run.numbers.get("base_model") or run.recipe.get("base_model"),
         "context_length": run.numbers.get("context_length"),
         "since": run.stage_since,
+        "idle_hours": live_record.idle_hours(run.recipe),
         **_by_engine(run).live_fields(run),
     }
-    live_record.write(run.model, msgspec.json.encode(record), etag)
+    live_record.write(record, etag)
 
 
 def discarded(run: Run) -> bool:

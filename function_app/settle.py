@@ -16,7 +16,7 @@ from .step_kinds import Finish, Wait
 log = logging.getLogger("function_app.settle")
 
 # A job, a deployment or an endpoint takes a while to stop. Looks become rarer with the time already waited.
-SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=20), timedelta(minutes=15)
+SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
 SAVES = 5  # of another run's record, before it is left to the next attempt
 RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
 

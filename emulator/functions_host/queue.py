@@ -76,7 +76,9 @@ class QueueTrigger:
         name = str(function.trigger["queueName"])
         self._function = function
         self._queue: QueueClient = service.get_queue_client(name)
-        self._poison: QueueClient = service.get_queue_client(f"{name}-poison")
+        # A poison queue has none of its own, in the extension neither.
+        poison = None if name.endswith("-poison") else service.get_queue_client(f"{name}-poison")
+        self._poison: QueueClient | None = poison
         self._options = options
         self._invoker = invoker
         self._lease = lease_seconds
@@ -148,6 +150,8 @@ class QueueTrigger:
             await renewal
         if outcome.succeeded:
             await self._queue.delete_message(message)
+        elif self._poison is None:
+            return  # the extension leaves it invisible until its lease ends, so that it does not spin
         elif (message.dequeue_count or 0) >= self._options.max_dequeue_count:
             await self._move_to_poison(message)
         else:
@@ -180,6 +184,8 @@ class QueueTrigger:
                 message.pop_receipt = renewed.pop_receipt
 
     async def _move_to_poison(self, message: QueueMessage) -> None:
+        if self._poison is None:
+            return  # it stays where it is, for a person to look at
         with suppress(ResourceExistsError):
             await self._poison.create_queue()
         # The same text, still encoded; the extension's copies never expire.

@@ -19,7 +19,7 @@ from ..runs import Run
 
 
 class Engine(Protocol):
-    """What every engine does. All of it may be repeated; the job has the run's id as its name."""
+    """What every engine does. All of it may be repeated; the job is called as the run says (``run.job``)."""
 
     def check(self, run: Run, recipe: Recipe) -> None:
         """Look, before anything is submitted, whether this engine can do what the recipe asks, here and now.
@@ -42,7 +42,7 @@ class Engine(Protocol):
     def results(self, run: Run) -> dict[str, Any]:
         """What metrics.json has (docs/interfaces.md), as far as the engine knows it, for the run's numbers.
 
-        Besides that ``engine``, and ``model_uri``: what to register, ``azureml://jobs/<run-id>/outputs/<output>``.
+        Besides that ``engine``, and ``model_uri``: what to register, ``azureml://jobs/<job>/outputs/<output>``.
         Adds to the run's links. Raises StepError when the job left nothing that can be used.
         """
 

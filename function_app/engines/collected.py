@@ -78,4 +78,4 @@ def publish_evaluation(run: Run) -> None:
 
 def _report(run: Run) -> str:
     """The job's output ``report``, below the workspace's default datastore."""
-    return f"azureml/{run.id}/report/"
+    return f"azureml/{run.job}/report/"

@@ -48,8 +48,8 @@ def check(run: Run, recipe: Recipe) -> None:
 
 
 def submit(run: Run, recipe: Recipe) -> str:
-    """Submit the job under the run's id and return its page in the studio. One that exists already is left alone."""
-    job = jobs.existing(run.id)
+    """Submit the job and return its page in the studio. One that exists already is left alone."""
+    job = jobs.existing(run.job)
     if job is None:
         remembered = bool(_remembered.code or clusters.remembered())
         try:
@@ -71,7 +71,7 @@ def results(run: Run) -> dict[str, Any]:
     curves = measured.get("train")
     if isinstance(curves, dict):
         measured["train"] = {key: value for key, value in curves.items() if key not in ("curve", "eval_curve")}
-    return {**measured, "engine": "command", "model_uri": f"azureml://jobs/{run.id}/outputs/model"}
+    return {**measured, "engine": "command", "model_uri": f"azureml://jobs/{run.job}/outputs/model"}
 
 
 def _without_index(machine: Machine, recipe: Recipe) -> str:
@@ -163,7 +163,7 @@ def _job(
     models = {"base": start.base, "champion": "" if start.champion == start.base else start.champion}
     processes = max(1, cluster.machine.gpus)
     job = command(
-        name=run.id,
+        name=run.job,
         display_name=f"{run.model} from {run.dataset.blob.rpartition('/')[2]}",
         experiment_name=run.model,
         code=code,

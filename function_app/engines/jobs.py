@@ -45,22 +45,22 @@ def put(job: Any, **more: Any) -> Any:
 
 def observe(run: Run) -> JobSeen | None:
     """The job's status and, when it failed, one sentence and the last lines of its log, or of its failed child's."""
-    job = existing(run.id)
+    job = existing(run.job)
     if job is None:
         return None
     status = azure_clients.plain(job.status)
     if status != "Failed":
         return JobSeen(status)
-    return JobSeen(status, failure(run.id) or f"it wrote no log; see {job.studio_url}")
+    return JobSeen(status, failure(run.job) or f"it wrote no log; see {job.studio_url}")
 
 
 def stopped(run: Run) -> bool:
     """Ask Azure ML to stop the job; True once it has ended (or never was)."""
-    job = existing(run.id)
+    job = existing(run.job)
     if job is None or job.status in ENDED:
         return True
     if job.status != "CancelRequested":
-        azure_clients.ml_client().jobs.begin_cancel(run.id)
+        azure_clients.ml_client().jobs.begin_cancel(run.job)
     return False
 
 

@@ -70,8 +70,8 @@ def foundation_model(recipe: Recipe) -> Any:
 
 
 def submit(run: Run, recipe: Recipe) -> str:
-    """Submit the pipeline under the run's id and return its page in the studio. One that exists is left alone."""
-    job = jobs.existing(run.id)
+    """Submit the pipeline and return its page in the studio. One that exists is left alone."""
+    job = jobs.existing(run.job)
     if job is None:
         remembered = clusters.remembered()
         try:
@@ -95,7 +95,7 @@ def observe(run: Run) -> JobSeen | None:
 
 def results(run: Run) -> dict[str, Any]:
     """What the pipeline's steps logged: the losses at the end. It measures no base, and answers no questions."""
-    measured = run_metrics.of_pipeline(run.id)
+    measured = run_metrics.of_pipeline(run.job)
     if not measured:
         log.warning("results run_id=%s metrics=none", run.id)
     return {
@@ -104,7 +104,7 @@ def results(run: Run) -> dict[str, Any]:
         "method": run.recipe.get("method"),
         "records": {split: (run.numbers.get("dataset") or {}).get(split) for split in ("train", "eval")},
         "engine": "pipeline",
-        "model_uri": f"azureml://jobs/{run.id}/outputs/{OUTPUT}",
+        "model_uri": f"azureml://jobs/{run.job}/outputs/{OUTPUT}",
     }
 
 
@@ -149,7 +149,7 @@ def _job(run: Run, recipe: Recipe, cluster: Cluster, plan: _Plan) -> Any:
     if (run.numbers.get("dataset") or {}).get("eval"):  # else the component splits the training file itself
         files |= {"validation_file_path": splits["eval"], "test_file_path": splits["eval"]}
 
-    @pipeline(name=run.id, display_name=plan.name)  # type: ignore[untyped-decorator]
+    @pipeline(name=run.job, display_name=plan.name)  # type: ignore[untyped-decorator]
     def create() -> dict[str, Any]:
         step = plan.component(
             mlflow_model_path=Input(type="mlflow_model", path=plan.model.id),
@@ -162,7 +162,7 @@ def _job(run: Run, recipe: Recipe, cluster: Cluster, plan: _Plan) -> Any:
         return {OUTPUT: step.outputs.mlflow_model_folder}
 
     job = create()
-    job.name, job.display_name = run.id, plan.name
+    job.name, job.display_name = run.job, plan.name
     job.settings.force_rerun = True  # a repeated run trains anew
     job.settings.continue_on_step_failure = False
     job.tags = lineage(run, recipe, plan.model.id)

@@ -55,8 +55,8 @@ def check(run: Run, recipe: Recipe) -> None:
 
 
 def submit(run: Run, recipe: Recipe) -> str:
-    """Submit the job under the run's id and return its page in the studio. One that exists already is left alone."""
-    job = jobs.existing(run.id) or jobs.put(_job(run, recipe))
+    """Submit the job and return its page in the studio. One that exists already is left alone."""
+    job = jobs.existing(run.job) or jobs.put(_job(run, recipe))
     return str(job.studio_url or "")
 
 
@@ -70,18 +70,18 @@ def results(run: Run) -> dict[str, Any]:
     The losses are those that the service logged; it measures no base. Raises TransientError while the service has not
     registered the model, which it does by itself.
     """
-    job = jobs.existing(run.id)
+    job = jobs.existing(run.job)
     if job is None:
         raise StepError("the fine-tuning job has disappeared from Azure ML")
     output = (job.outputs or {}).get(OUTPUT)
-    name = (_model_name(output) if output else "") or run.id
-    # The name is this run's own: the first version is the service's, and a later one somebody else's.
+    name = (_model_name(output) if output else "") or run.job
+    # The name is this job's own: the first version is the service's, and a later one somebody else's.
     versions = [version for version in _versions(name) if version.isdigit()]
     if not versions:
         raise TransientError(f"the service has not registered the model {name} yet")
     counts = run.numbers.get("dataset") or {}
     return {
-        **run_metrics.as_report(run_metrics.of_pipeline(run.id)),
+        **run_metrics.as_report(run_metrics.of_pipeline(run.job)),
         "engine": "service",
         "base_model": run.recipe.get("base_model"),
         "model_uri": f"azureml:{name}:{min(versions, key=int)}",
@@ -138,7 +138,7 @@ def _job(run: Run, recipe: Recipe) -> Any:
     # Not create_finetuning_job, which does no more than this: without validation data it raises UnboundLocalError
     # (azure-ai-ml 1.35). Without it the service holds some of the training data out by itself.
     return CustomModelFineTuningJob(
-        name=run.id,
+        name=run.job,
         display_name=f"{run.model} from {run.dataset.blob.rpartition('/')[2]}",
         experiment_name=run.model,
         task=FineTuningTaskType.CHAT_COMPLETION,
@@ -147,8 +147,8 @@ def _job(run: Run, recipe: Recipe) -> Any:
         validation_data=Input(type="uri_file", path=assets["eval"]) if held_out else None,
         hyperparameters=_hyperparameters(recipe),
         # The service registers the model itself and counts its versions from 1. Under the model's own name it would
-        # count on from another run's version; the run's id is no other model's name.
-        outputs={OUTPUT: Output(type="mlflow_model", name=run.id)},
+        # count on from another run's version, or an earlier job's; the job's name is no other model's.
+        outputs={OUTPUT: Output(type="mlflow_model", name=run.job)},
         tags=lineage(run, recipe, str(model.id), method=""),  # the service has one of its own, whatever the recipe says
     )
 

@@ -23,8 +23,12 @@ from tests.local_azure import LocalAzure, local_azure, run_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = (ROOT / "demo" / "dataset.jsonl").read_bytes()
-# Fewer passes than the demo: what is proved here is the way, not the model.
-RECIPE = b"training: {epochs: 4}\nevaluation: {questions: ['When is the workshop open?']}\n"
+# Fewer passes than the demo, and shares of the traffic that change at once: the way is proved here, not the model.
+RECIPE = b"""
+training: {epochs: 4}
+evaluation: {questions: ['When is the workshop open?']}
+release: {step_minutes: 0, bake_minutes: 0.05}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +81,11 @@ def test_the_stages_come_in_order(live: dict[str, Any]) -> None:
         "deploying",
         "verifying",
         "shifting",
+        "shifting",
         "live",
     ]
+    # Nothing served before: all of the traffic at once.
+    assert live["history"][-2]["reason"] == "100 % of the traffic"
     times = [event["at"] for event in live["history"]]
     assert times == sorted(times)
     held_out = live["numbers"]["eval"]
@@ -241,7 +248,9 @@ def test_a_new_file_replaces_the_model_although_programs_are_killed_on_the_way(
     assert record["stage"] == "live", record["history"][-1]["reason"]
     stages = [event["stage"] for event in record["history"]]
     assert stages == sorted(stages, key=[event["stage"] for event in live["history"]].index)
-    assert len(set(stages)) == len(stages)
+    shares = [int(event["reason"].split(" %")[0]) for event in record["history"] if " % of the" in event["reason"]]
+    assert shares == [10, 50, 100]
+    assert len(set(stages)) == len(stages) - len(shares)
     first = next(r for r in azure.records("support") if r["id"] == live["id"])
     assert first["stage"] == "retired"
     trained = [each["id"] for each in azure.records("support") if "job" in each["links"]]

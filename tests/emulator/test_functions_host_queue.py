@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from azure.storage.queue import BinaryBase64EncodePolicy, QueueClient
+from azure.storage.queue import BinaryBase64EncodePolicy, QueueClient, QueueServiceClient
 from host_processes import Azurite, Host, running_host, wait_until
 
 pytest_plugins = ("host_fixtures",)
@@ -76,6 +76,17 @@ def test_after_five_tries_a_message_lies_in_the_poison_queue(azurite: Azurite, t
         # One that is not base64 cannot be decoded by any try.
         QueueClient.from_connection_string(azurite.connection_string, "poisoned").send_message("not base64!")
         wait_until(lambda: host.log().count("event=poison queue=poisoned") == 2, "the second poison line")
+
+
+def test_what_fails_in_a_poison_queue_stays_there(azurite: Azurite, tmp_path: Path) -> None:
+    queue = _queue(azurite, "sick-poison")
+    flags = ("--queue-lease-seconds", "1")
+    with running_host("classic", tmp_path, azurite.connection_string, "sick-poison", *flags) as host:
+        _send(queue, "bad", fail_before=99)
+        wait_until(lambda: len(host.records("work", task="bad")) == 2, "the second try, once the lease has ended")
+    service = QueueServiceClient.from_connection_string(azurite.connection_string)
+    assert [each.name for each in service.list_queues(name_starts_with="sick-poison")] == ["sick-poison"]
+    assert not _is_empty(queue)
 
 
 def test_a_long_run_keeps_its_message_invisible(azurite: Azurite, tmp_path: Path) -> None:

@@ -252,6 +252,7 @@ class World:
     endpoint: StubEndpoint
     identity: StubIdentity
     container: StubContainer
+    used: list[str]  # the models that were marked as used
 
     def client(self, **options: object) -> openai.AsyncOpenAI:
         """The stock client, as a user would make it."""
@@ -261,7 +262,7 @@ class World:
 @asynccontextmanager
 async def chat_world(certificate: tuple[Path, Path]) -> AsyncIterator[World]:
     """Everything that runs, set up by environment variables as in Azure; one model, ``support``, is live."""
-    from function_app import api_keys, azure_clients
+    from function_app import api_keys, azure_clients, usage
     from function_app.settings import settings
 
     key, entry = api_keys.new_key("tests")
@@ -282,7 +283,10 @@ async def chat_world(certificate: tuple[Path, Path]) -> AsyncIterator[World]:
                 patch.setenv(name, value)
             settings.cache_clear()
             patch.setattr(azure_clients, "live_container", lambda: container)
+            used: list[str] = []
+            patch.setattr(usage, "_mark", used.append)
+            patch.setattr(usage, "_marked", {})
             container.put_live("support", endpoint.uri)
             async with serve_functions() as url:
-                yield World(url, key, endpoint, identity, container)
+                yield World(url, key, endpoint, identity, container, used)
     settings.cache_clear()

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-import azure.functions as func
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
@@ -114,6 +113,7 @@ class World:
             monkeypatch.setattr(module, "turn", self)
         monkeypatch.setattr(observe, "settings", lambda: self)
         monkeypatch.setattr(outcomes, "wanted", lambda: False)
+        monkeypatch.setattr(advance.idle, "retire_idle", lambda *_: None)
 
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
         self.messages.append((at or self.now, id, at.isoformat() if at else ""))
@@ -552,39 +552,3 @@ def test_messages_that_were_sent_ahead_or_came_back_do_not_put_off_the_sweep(
 
 class Timer:
     past_due = False
-
-
-def poison(id: str) -> func.QueueMessage:
-    return func.QueueMessage(body=f'{{"run_id": "{id}"}}'.encode())
-
-
-def test_a_poisoned_run_gets_three_more_chances_and_then_an_end(world: World) -> None:
-    run = world.drop()
-    advance.advance(run.id)
-    for chance in range(3):
-        advance.bury_run.build().get_user_function()(poison(run.id))
-        assert world.run(run).stage == Stage.TRAINING
-        assert world.run(run).revivals == chance + 1
-    advance.bury_run.build().get_user_function()(poison(run.id))
-    assert world.run(run).stage == Stage.FAILED
-    world.job = JobSeen("Canceled")
-    world.deliver()
-    assert world.run(run).cleanup == ""
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b'{"run_id": 5}', b"\xff", b'{"run_id": "nobody"}'])
-def test_a_message_of_somebody_else_is_dropped(world: World, body: bytes) -> None:
-    advance.advance_run.build().get_user_function()(func.QueueMessage(body=body))
-    advance.bury_run.build().get_user_function()(func.QueueMessage(body=body))
-    assert world.done == []
-
-
-def test_a_stage_that_never_ends_is_given_up(world: World) -> None:
-    run = world.drop()
-    advance.advance(run.id)
-    world.job = JobSeen("Queued")
-    for _ in range(6 * 24 * 12):
-        world.pass_time(minutes=5)
-        world.deliver()
-    assert world.run(run).stage == Stage.FAILED
-    assert "Queued" in world.run(run).history[-1].reason

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function_app.api_keys import main, new_key
-from function_app.chat_keys import KeyRefused, check_key, read_keys
+from function_app.chat_keys import OPERATIONS, KeyRefused, check_key, read_keys
 from function_app.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,31 @@ def test_the_command_prints_a_key_that_works(capsys: pytest.CaptureFixture[str])
     assert check_key(f"Bearer {key}", entry) == "alice"
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["a", "b"], 2), (["--help"], 2), (["a:b"], 1), (["a,b"], 1)])
+def test_an_operators_key_is_made_for_the_other_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--operator", "alice"]) == 0
+    printed = capsys.readouterr().out
+    key, entry = (line.strip() for line in printed.splitlines() if line.startswith("  "))
+    assert "OPERATOR_API_KEYS" in printed
+    assert "CHAT_API_KEYS" not in printed
+    assert check_key(f"Bearer {key}", entry, OPERATIONS) == "alice"
+    with pytest.raises(KeyRefused, match=r"operations API is closed.*--operator NAME.*OPERATOR_API_KEYS"):
+        check_key(f"Bearer {key}", "", OPERATIONS)
+    with pytest.raises(SettingsError, match="OPERATOR_API_KEYS is malformed"):
+        read_keys("hunter2", OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 2),
+        (["a", "b"], 2),
+        (["--help"], 2),
+        (["--operator"], 2),
+        (["a", "--operator"], 2),
+        (["a:b"], 1),
+        (["a,b"], 1),
+    ],
+)
 def test_the_command_refuses_what_it_cannot_use(arguments: list[str], code: int) -> None:
     assert main(arguments) == code
 

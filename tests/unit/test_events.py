@@ -90,6 +90,18 @@ def test_a_jobs_event_wakes_its_run_whatever_the_casing(woken: list[tuple[Any, .
     assert woken == [("support-1",), ("support-1",)]
 
 
+def test_the_job_of_a_run_that_was_taken_up_again_wakes_the_run(woken: list[tuple[Any, ...]]) -> None:
+    id = "support-0123456789ab"
+    for job, tags in ((f"{id}-2", {"run_id": id}), (f"{id}-2", {}), (id, {}), (id, {"run_id": id})):
+        job_changed(event(JOB, f"experiments/e/runs/{job}", {"runId": job, "runTags": tags}))
+    assert woken == [(id,)] * 4
+    # Another run's id that looks like a numbered job of this one, and a job that only carries our tag.
+    other = f"{id}-123456789012"
+    job_changed(event(JOB, "", {"runId": other}))
+    job_changed(event(JOB, "", {"runId": f"{id}-x", "runTags": {"run_id": id}}))
+    assert woken[4:] == [(other,)]
+
+
 def test_a_job_of_somebody_else_is_passed_over(woken: list[tuple[Any, ...]]) -> None:
     job_changed(event(JOB, "experiments/e/runs/other", {"runId": "other", "runTags": {"team": "x"}}))
     job_changed(event(BLOB, "experiments/e/runs/other", {"runId": "other"}))

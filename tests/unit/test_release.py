@@ -35,8 +35,9 @@ class Container:
         assert name == "live/support.json"
         return self
 
-    def upload_blob(self, content: bytes, overwrite: bool, **conditions: object) -> None:
+    def upload_blob(self, content: bytes, overwrite: bool, metadata: dict[str, str], **conditions: object) -> None:
         assert overwrite == bool(self.content) == bool(conditions)
+        assert metadata["idle_hours"]
         self.content = content
 
     def get_blob_properties(self) -> BlobProperties:
