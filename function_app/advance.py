@@ -34,7 +34,7 @@ from .steps import take
 log = logging.getLogger("function_app.advance")
 blueprint = func.Blueprint()
 
-ENDED_BADLY = frozenset({Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED})
+ENDED_BADLY = ENDS - {Stage.LIVE, Stage.RETIRED}
 MAX_STEPS = 30  # of one invocation; a whole run has fewer
 MAX_DELAY = timedelta(days=6)  # a queue message can be hidden for seven
 MAX_REVIVALS, REVIVE_AFTER = 3, timedelta(minutes=15)

@@ -18,6 +18,7 @@ from .settings import settings
 
 log = logging.getLogger("function_app.release_managed")
 
+SETTLED = ("Succeeded", "Failed", "Canceled")  # provisioning states in which nothing is under way
 TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105 - the name of an audience
 
 
@@ -220,6 +221,8 @@ def delete_deployment(model: str, deployment: str) -> None:
         endpoint.traffic = {serves: 100} if serves not in ("", deployment) else {}
         ml.online_endpoints.begin_create_or_update(endpoint)
         raise TransientError(f"the traffic of {endpoint.name} is being given to {serves or 'nobody'}")
+    if azure_clients.plain(endpoint.provisioning_state) not in SETTLED:
+        raise TransientError(f"{endpoint.name} is being updated, and may still send {deployment} requests")
     ml.online_deployments.begin_delete(deployment, _endpoint(model))
 
 
@@ -253,6 +256,8 @@ def discarded(run: Run) -> bool:
         endpoint = ml.online_endpoints.get(endpoint_name(run))
     except ResourceNotFoundError:
         return True
+    if azure_clients.plain(endpoint.provisioning_state) not in SETTLED:
+        return False  # until the update is done the deployment may get requests, whatever the traffic says
     if (endpoint.traffic or {}).get(run.deployment):
         keeps, _, _ = _champion(run)  # also one that is being changed: without traffic it would answer nobody
         endpoint.traffic = {keeps: 100} if keeps else {}

@@ -149,13 +149,6 @@ def _replaced(runs: RunStore, run: Run) -> bool:
         return False
     needed = _needed(runs, run)
     left = {place: id for place, id in others.items() if place.name not in needed and id not in needed}
-    _, traffic = release.observe_endpoint(run)
-    if any(traffic.get(place.name) for place in left):
-        # A late invocation has shifted it back after the run went live. Another release gives it out anew by itself.
-        log.warning("clean_up run_id=%s traffic=%s: the replaced have some", run.id, traffic)
-        if needed == {run.id, run.deployment}:
-            release.shift_traffic(run, 100)
-        return False
     for place in left:
         release.delete_deployment(run, place)
     return not left

@@ -113,7 +113,7 @@ def _retry_after(error: Exception) -> float:
     """The seconds that Azure asks to wait; 0 when it does not say."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
-        return min(max(float(headers.get("Retry-After", 0)), 0.0), LONGEST_RETRY_AFTER)
+        return min(max(0.0, float(headers.get("Retry-After", 0))), LONGEST_RETRY_AFTER)  # in this order 0 for nan
     except ValueError:  # a date, which Azure ML does not send; the usual delay does then
         return 0.0
 

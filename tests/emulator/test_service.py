@@ -29,6 +29,7 @@ base_model: {REGISTRY}/Phi-4-mini-instruct
 gate: {{rule: always}}
 training: {{epochs: 10, learning_rate: 0.003, batch_size: 4}}
 evaluation: {{holdout: 0.2}}
+release: {{bake_minutes: 0}}
 """
 CACHES = (
     settings,

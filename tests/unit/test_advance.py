@@ -9,11 +9,12 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
+import azure.functions as func
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
 from function_app import advance, intake, observe, outcomes, settle, steps
-from function_app.errors import UserError
+from function_app.errors import TransientError, UserError
 from function_app.observation import DeploymentSeen, JobSeen
 from function_app.release import Place
 from function_app.runs import (
@@ -61,7 +62,8 @@ class MemoryStore:
     def summaries(self, prefix: str = "") -> Iterator[Summary]:
         for run, _, changed in list(self.records.values()):
             if run.id.startswith(prefix):
-                overdue = run.wake_at + LATE if run.wake_at else changed + LONGEST_INVOCATION
+                waits = run.wake_at and not run.asked
+                overdue = run.wake_at + LATE if waits else changed + LONGEST_INVOCATION
                 yield Summary(
                     run.id,
                     run.model,
@@ -94,6 +96,8 @@ class World:
         self.deployments: dict[str, DeploymentSeen] = {}
         self.traffic: dict[str, int] = {}
         self.live = ""
+        self.recipe: dict[str, object] = {}
+        self.fingerprints: dict[str, str] = {}
         self.done: list[str] = []
         self.failure: Exception | None = None
         self.beyond = ""  # what the engine says that it cannot do
@@ -120,7 +124,8 @@ class World:
 
     def _take_in(self, run: Run, measured: object = None) -> None:
         run.numbers["dataset"] = {"train": 9, "eval": 1}
-        run.fingerprint = run.dataset.etag
+        run.fingerprint = self.fingerprints.get(run.dataset.etag, run.dataset.etag)
+        run.recipe = dict(self.recipe)
 
     def peek_messages(self, max_messages: int) -> list["Peeked"]:
         """What is visible, as azure-storage-queue shows it; one that was sent ahead was sent at the START."""
@@ -207,6 +212,9 @@ class World:
         return {Place("managed", name): ids[name] for name in self.deployments if name != run.deployment}
 
     def delete_deployment(self, run: Run, place: Place) -> None:
+        if self.traffic.get(place.name):
+            self.traffic = {self.run(self.store.records[self.live][0]).deployment: 100}
+            raise TransientError("the traffic is being given back")
         self._azure(f"delete {place.name}")
         self.deployments.pop(place.name, None)
 
@@ -230,6 +238,16 @@ class World:
 
     def run(self, run: Run) -> Run:
         return self.store.records[run.id][0]
+
+    def ask(self, run: Run, action: str) -> None:
+        """As the operations API does it, but for the message."""
+        found = self.store.get(run.id)
+        assert found is not None
+        found[0].asked = Ask(action, "alice", self.now)  # type: ignore[arg-type]
+        self.store.save(*found)
+
+    def stages(self, run: Run) -> list[Stage]:
+        return [event.stage for event in self.run(run).history]
 
     def deliver(self) -> int:
         """Hand over every message that is due; return how many there were."""
@@ -460,6 +478,289 @@ def test_a_killed_invocation_is_continued_where_the_record_is(world: World) -> N
         (Stage.SHIFTING, 4)  # once for each share
     ]
     assert world.traffic == {run.deployment: 100}
+
+
+def test_an_old_champion_whose_record_changes_just_then_is_retired_all_the_same(world: World) -> None:
+    old, new = world.drop(), world.drop("0x2", minutes=1)
+    go_live(world, old)
+    world.done.clear()
+
+    def changes() -> None:
+        if world.done[-1:] == ["live record"]:
+            world.store.before_save = lambda: None
+            found = world.store.get(old.id)
+            assert found is not None
+            world.store.save(*found)
+
+    world.store.before_save = changes
+    go_live(world, new)
+    assert world.run(old).stage == Stage.RETIRED
+    assert world.done.count("live record") == 1
+
+
+def test_a_late_invocation_tells_the_chat_nothing_and_retires_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.drop()
+    others = world.other_deployments
+
+    def meanwhile(late: Run) -> dict[Place, str]:
+        """Another invocation takes the run live, and a later run after it, before this one goes on."""
+        monkeypatch.setattr(world, "other_deployments", others)
+        advance.advance(run.id)
+        go_live(world, world.drop("0x2", minutes=1))
+        world.done.clear()
+        return others(late)
+
+    monkeypatch.setattr(world, "other_deployments", meanwhile)
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert "live record" not in world.done
+    assert world.run(run).stage == Stage.RETIRED
+    assert world.store.get(world.live) is not None
+    assert world.live != run.id
+
+
+def test_a_job_that_is_submitted_after_the_run_was_cancelled_is_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.drop()
+    submit = world.submit
+
+    def slowly(late: Run, recipe: object) -> str:
+        monkeypatch.setattr(world, "submit", submit)
+        world.ask(run, "cancel")
+        advance.advance(run.id)
+        assert world.run(run).stage == Stage.CANCELLED
+        assert world.run(run).cleanup == ""  # there was no job yet
+        return submit(late, recipe)
+
+    monkeypatch.setattr(world, "submit", slowly)
+    advance.advance(run.id)
+    world.done.clear()
+    world.deliver()
+    assert world.done == ["stop job"]
+    world.job = JobSeen("Canceled")
+    world.pass_time(minutes=1)
+    world.deliver()
+    assert not world.run(run).unsettled
+
+
+def test_what_an_invocation_started_that_died_after_the_runs_end_is_looked_for(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.ask(run, "cancel")
+    world.job = None  # the dead one's request arrives only after this look
+    advance.advance(run.id)
+    assert not world.run(run).unsettled
+    world.job = JobSeen("Running")
+    world.done.clear()
+    message = func.QueueMessage(body=json.dumps({"run_id": run.id}).encode())
+    advance.advance_run.build().get_user_function()(message)
+    assert world.done == []
+    advance.advance_run.build().get_user_function()(Again(body=message.get_body()))
+    assert "stop job" in world.done
+
+
+class Again(func.QueueMessage):
+    """A message that the queue hands over a second time."""
+
+    dequeue_count = 2
+
+
+def test_a_deployment_that_always_vanishes_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = world.drop()
+    monkeypatch.setattr(world, "create_deployment", lambda run, recipe: world.done.append("deploy"))
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    for _ in range(10):
+        world.pass_time(seconds=10)
+        world.deliver()
+    assert world.run(run).stage == Stage.FAILED
+    assert world.done.count("deploy") == 4
+    assert world.stages(run).count(Stage.DEPLOYING) == 1
+
+
+def test_a_retry_waits_until_what_is_left_is_gone_and_trains_anew(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.ask(run, "cancel")
+    advance.advance(run.id)
+    assert world.run(run).cleanup == "job"  # it is still stopping
+    world.ask(run, "retry")
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.CANCELLED
+    world.job = None
+    for _ in range(3):
+        world.pass_time(minutes=1)
+        world.deliver()
+    assert world.run(run).stage == Stage.TRAINING
+    assert world.run(run).job == f"{run.id}-1"
+
+
+def test_a_wish_that_azure_does_not_let_answer_is_given_up(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.job = JobSeen("Failed")
+    advance.advance(run.id)
+    world.ask(run, "retry")
+    world.failure = unavailable()
+    for _ in range(20):
+        advance.advance(run.id)
+        world.pass_time(minutes=20)
+    assert world.run(run).asked is None
+    assert world.run(run).stage == Stage.FAILED
+
+
+def test_a_model_that_is_retired_keeps_the_next_release_waiting_until_its_endpoint_is_gone(world: World) -> None:
+    old = world.drop()
+    go_live(world, old)
+    new = world.drop("0x2", minutes=1)
+    world.job = JobSeen("Running")
+    advance.advance(new.id)
+    world.ask(old, "retire")
+    advance.advance(old.id)
+    assert world.run(old).stage == Stage.RETIRED
+    assert (world.live, world.run(old).cleanup) == ("", "endpoint")
+    world.job = JobSeen("Completed")
+    advance.advance(new.id)
+    assert world.run(new).stage == Stage.REGISTERED  # the endpoint is not gone yet
+    assert not world.run(new).holds_turn
+    for _ in range(3):
+        world.pass_time(minutes=1)
+        world.deliver()
+    assert not world.run(old).unsettled
+    assert world.run(new).stage == Stage.LIVE
+
+
+def test_traffic_that_a_late_invocation_has_shifted_back_is_put_right_before_the_champion_goes(world: World) -> None:
+    old, new = world.drop(), world.drop("0x2", minutes=1)
+    go_live(world, old)
+    go_live(world, new)
+    world.traffic = {new.deployment: 10, old.deployment: 90}
+    world.done.clear()
+    for _ in range(14):
+        world.pass_time(minutes=1)
+        world.deliver()
+    assert world.done == [f"delete {old.deployment}"]
+    assert world.traffic == {new.deployment: 100}
+
+
+def test_the_bake_time_wakes_nobody_and_a_lost_message_is_found(world: World, datasets: Callable[..., None]) -> None:
+    datasets()
+    old, new = world.drop(), world.drop("0x2", minutes=1)
+    go_live(world, old)
+    go_live(world, new)
+    world.messages.clear()  # all are lost
+    world.pass_time(minutes=11)
+    sweep()
+    assert world.messages == []  # the message for the end of the ten minutes is not late yet
+    world.pass_time(minutes=2)
+    sweep()
+    assert [id for _, id, _ in world.messages] == [new.id]
+
+
+def test_a_wish_whose_message_was_lost_is_found(world: World, datasets: Callable[..., None]) -> None:
+    datasets()
+    run = world.drop()
+    world.recipe = {"gate": {"rule": "manual"}}
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.TRAINED
+    world.messages.clear()
+    world.ask(run, "approve")
+    world.pass_time(minutes=13)  # of six hours
+    sweep()
+    world.deliver()
+    assert world.run(run).stage == Stage.LIVE
+
+
+def test_one_that_waits_for_approval_is_overtaken(world: World) -> None:
+    first = world.drop()
+    world.recipe = {"gate": {"rule": "manual"}}
+    world.job = JobSeen("Completed")
+    advance.advance(first.id)
+    advance.advance(world.drop("0x2", minutes=1).id)
+    world.ask(first, "approve")
+    advance.advance(first.id)
+    assert world.run(first).stage == Stage.SUPERSEDED
+
+
+def test_who_drops_a_file_another_one_and_the_first_again_gets_the_first(world: World) -> None:
+    world.fingerprints = {"0x3": "0x1"}
+    first, other, again = world.drop(), world.drop("0x2", minutes=1), world.drop("0x3", minutes=2)
+    advance.advance(first.id)
+    advance.advance(other.id)
+    advance.advance(again.id)
+    advance.advance(first.id)
+    advance.advance(other.id)
+    assert [world.run(each).stage for each in (first, other, again)] == [
+        Stage.SUPERSEDED, Stage.SUPERSEDED, Stage.TRAINING,
+    ]  # fmt: skip
+
+
+def test_the_same_file_again_is_not_trained_again(world: World) -> None:
+    world.fingerprints = {"0x2": "0x1"}
+    first, again = world.drop(), world.drop("0x2", minutes=1)
+    advance.advance(first.id)
+    advance.advance(again.id)
+    assert [world.run(each).stage for each in (first, again)] == [Stage.TRAINING, Stage.SUPERSEDED]
+
+
+def failing(status: int, **headers: str) -> HttpResponseError:
+    error = HttpResponseError("busy")
+    error.status_code = status
+    error.response = type("Response", (), {"headers": {name.replace("_", "-"): at for name, at in headers.items()}})()
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "least", "most"),
+    [
+        (failing(503), 1.5, 2.5),
+        (failing(429, Retry_After="120"), 120, 120),
+        (failing(429, Retry_After="1"), 1.5, 2.5),  # sooner than the app would
+        (failing(429, Retry_After="1000000"), 3600, 3600),
+        (failing(429, Retry_After="nan"), 1.5, 2.5),
+        (failing(503, Retry_After="Sat, 21 Nov 2026 10:05:00 GMT"), 1.5, 2.5),
+        (TransientError("not yet"), 1.5, 2.5),
+    ],
+)
+def test_the_next_attempt_waits_as_long_as_azure_asks(
+    world: World, error: Exception, least: float, most: float
+) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.failure = error
+    world.pass_time(minutes=5)
+    world.deliver()
+    waits = [(at - world.now).total_seconds() for at, _, _ in world.messages]
+    assert len(waits) == 1
+    assert least <= waits[0] <= most
+
+
+def test_a_run_has_a_budget_of_failures_beside_that_of_each_step(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    for _ in range(70):
+        world.failure = unavailable()
+        world.pass_time(minutes=6)
+        world.deliver()
+        world.failure = None
+        world.pass_time(minutes=6)
+        world.deliver()
+    assert world.run(run).stage == Stage.FAILED
+    assert world.run(run).history[-1].reason == "gave up after 60 failures of all its steps, the last: busy"
+
+
+def test_a_step_that_fails_past_its_stages_deadline_is_given_up(world: World) -> None:
+    run = world.drop()
+    advance.advance(run.id)
+    world.pass_time(days=6)
+    world.failure = unavailable()
+    world.deliver()
+    assert world.run(run).stage == Stage.FAILED
+    assert "gave up after more than 5 days, 12:00:00 at this stage: busy" in world.run(run).history[-1].reason
 
 
 class Blob:

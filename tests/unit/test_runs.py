@@ -1,6 +1,6 @@
 """The run record: its id, its names in Azure, and how it survives JSON."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -9,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function_app.intake import MODEL_NAME, UNPLACED, model_of
-from function_app.runs import PAGE, BlobRunStore, DatasetVersion, Run, Stage, new_run, run_id
+from function_app.recipe import Recipe
+from function_app.runs import (
+    LATE,
+    LONGEST_INVOCATION,
+    PAGE,
+    Ask,
+    BlobRunStore,
+    DatasetVersion,
+    Run,
+    Stage,
+    Summary,
+    new_run,
+    run_id,
+)
 
 NOW = datetime(2026, 11, 21, 10, 15, 0, 123456, tzinfo=UTC)
 
@@ -65,3 +78,64 @@ def test_a_listing_of_runs_asks_for_nothing_below_them() -> None:
 
     summaries = list(BlobRunStore(Container()).summaries("support-"))  # type: ignore[arg-type]
     assert [(summary.id, summary.stage) for summary in summaries] == [("support-1", Stage.TRAINING)]
+
+
+class Records:
+    """One record with its metadata, as the container keeps it."""
+
+    def __init__(self, metadata: dict[str, str] | None = None) -> None:
+        self.metadata = metadata or {}
+
+    def get_blob_client(self, name: str) -> "Records":
+        return self
+
+    def upload_blob(self, body: bytes, metadata: dict[str, str], **_: Any) -> dict[str, str]:
+        self.metadata = metadata
+        return {"etag": "1"}
+
+    def walk_blobs(self, prefix: str, **_: Any) -> list[BlobProperties]:
+        record = BlobProperties(name="support-1.json", metadata=self.metadata)
+        record.last_modified = NOW
+        return [record]
+
+    def summary(self) -> Summary:
+        return next(BlobRunStore(self).summaries(""))  # type: ignore[arg-type]
+
+
+def saved(run: Run) -> Summary:
+    records = Records()
+    BlobRunStore(records).save(run, "1")  # type: ignore[arg-type]
+    return records.summary()
+
+
+def test_a_summary_tells_when_a_message_is_lost_and_what_is_left_to_do() -> None:
+    run = new_run("support", DatasetVersion("support/a.jsonl", "0x1", 1, NOW), NOW)
+    assert saved(run).overdue == NOW + LONGEST_INVOCATION
+    run.wake_at = NOW + timedelta(hours=6)
+    assert saved(run).overdue == NOW + timedelta(hours=6) + LATE
+    assert not saved(run).unsettled
+    run.asked = Ask("approve", "alice", NOW)  # whose own message may be lost: the wait's is too far ahead
+    assert saved(run).overdue == NOW + LONGEST_INVOCATION
+    assert not saved(run).unsettled  # it is still under way, and found as such
+    for left in ({"cleanup": "replaced"}, {"outbox": ["RunLive"]}, {"asked": run.asked}):
+        ended = msgspec.structs.replace(run, stage=Stage.LIVE, **{"asked": None, **left})
+        assert saved(ended).unsettled
+    assert not saved(msgspec.structs.replace(run, stage=Stage.LIVE, asked=None)).unsettled
+    assert saved(msgspec.structs.replace(run, release_of="support-0")).rollback
+
+
+def test_what_the_previous_version_has_written_is_read() -> None:
+    facts = {"model": "support", "stage": "failed", "uploaded_at": NOW.isoformat(), "cleanup": "deployment"}
+    summary = Records(facts).summary()
+    assert (summary.unsettled, summary.rollback, summary.fingerprint) == (True, False, "")
+    record = {
+        "id": "support-1", "model": "support", "received_at": NOW.isoformat(), "stage": "failed",
+        "dataset": {"blob": "support/a.jsonl", "etag": "0x1", "size": 1, "uploaded_at": NOW.isoformat()},
+        "history": [{"at": NOW.isoformat(), "stage": stage, "reason": "r"} for stage in ("shifting", "failed")],
+        "wake_at": None, "attempts": 2, "revivals": 0, "fingerprint": "f", "cleanup": "deployment", "links": {},
+        "recipe": {"base_model": "embedded", "gate": {"rule": "better_than_base"}}, "numbers": {},
+    }  # fmt: skip
+    run = msgspec.json.decode(msgspec.json.encode(record), type=Run)
+    assert (run.job, run.deployment, run.model_version) == ("support-1", "r-1", "20261121101500123")
+    assert (run.share, run.holds_turn, run.asked, run.ended, run.unsettled) == (0, False, None, True, True)
+    assert msgspec.convert(run.recipe, Recipe).release.steps == [10, 50, 100]
