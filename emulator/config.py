@@ -17,6 +17,9 @@ import yaml
 from . import az
 
 HOST = "127.0.0.1"
+# Seconds for which a connection is kept that nobody uses, as Azure does. With the usual five, each client that asks now
+# and then shakes hands anew, and reads all the certificates that it trusts: 20 ms and more of the processor.
+KEEP_ALIVE = 120
 # Azurite accepts no other account unless told so; name and key are published in its documentation.
 ACCOUNT = "devstoreaccount1"
 BLOB_HOST = f"{ACCOUNT}.blob.core.windows.net"  # what azure-ai-ml makes of the account's name

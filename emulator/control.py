@@ -41,7 +41,7 @@ from .arm import (  # noqa: F401 - importing registers their routes
 )
 from .arm import faults as fault_routes  # noqa: F401
 from .arm import jobs as job_routes  # noqa: F401
-from .config import ACCOUNT_KEY, BLOB_HOST, HOST, EventSubscription, Home, State, load_project
+from .config import ACCOUNT_KEY, BLOB_HOST, HOST, KEEP_ALIVE, EventSubscription, Home, State, load_project
 from .environment import urls
 from .events import eventgrid
 from .events.blobs import BlobWatcher
@@ -227,6 +227,7 @@ def _server(app: Starlette, port: int, faults: Faults, certificates: Path | None
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=KEEP_ALIVE,
         ssl_certfile=str(certificates / "server.pem") if certificates else None,
         ssl_keyfile=str(certificates / "server.key") if certificates else None,
     )

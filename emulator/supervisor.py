@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import processes
-from .config import HOST, ConfigError, Home, State, load_project
+from .config import HOST, KEEP_ALIVE, ConfigError, Home, State, load_project
 from .environment import app_environment, no_proxy, sdk_environment, urls
 
 log = logging.getLogger("emulator.supervisor")
@@ -61,6 +61,7 @@ def parts(home: Home, state: State, event_copies: int) -> list[Part]:
                 "--cert", str(certificates / "server.pem"), "--key", str(certificates / "server.key"),
                 "--blobHost", HOST, "--queueHost", HOST, "--tableHost", HOST, "--blobPort", str(ports["blob"]),
                 "--queuePort", str(ports["queue"]), "--tablePort", str(ports["table"]), "--skipApiVersionCheck",
+                "--blobKeepAliveTimeout", str(KEEP_ALIVE), "--queueKeepAliveTimeout", str(KEEP_ALIVE),
             ],
             inherited,
             lambda: _listens(ports["blob"]) and _listens(ports["queue"]),

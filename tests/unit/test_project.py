@@ -59,12 +59,13 @@ def test_a_storage_url_in_clear_is_refused() -> None:
         read_settings({**REQUIRED, "Storage__blobServiceUri": "http://account.blob.core.windows.net"})
 
 
-def test_the_serving_port_and_the_deployments_routes_agree() -> None:
+@pytest.mark.parametrize(("folder", "python"), [("serving", "python"), ("serving/vllm", "python3")])
+def test_the_serving_port_and_the_deployments_routes_agree(folder: str, python: str) -> None:
     from function_app.serving_environment import SERVING_PORT
 
-    dockerfile = read_dockerfile(ROOT / "serving" / "Dockerfile")
+    dockerfile = read_dockerfile(ROOT / folder / "Dockerfile")
     assert dockerfile.environment["PORT"] == str(SERVING_PORT)
-    assert dockerfile.command == ["python", "serve.py"]
+    assert dockerfile.command == [python, "serve.py"]
 
 
 def test_the_jobs_environment_is_valid_and_has_what_training_imports() -> None:
