@@ -302,16 +302,18 @@ class Play:
     def _wish(self, wish: Wish) -> None:
         """What cannot be done now is asked for again later, a few times; a retry waits for the end."""
         if wish.action == "rollback":
-            names = {there.name for there in self.world.deployments()}
-            if id := people.roll_back(self.model, names, self.clock.now):
+            id = people.roll_back(self.model)
+            self.note(f"rollback {id or 'cannot be'}")
+            if id and id not in self.rollbacks:
                 self.rollbacks.append(id)
                 self.faults.aliases[id.rpartition("-")[2]] = "rollback"
-                self.note(f"rollback {id}")
             return
-        id = self.runs[wish.drop]
         if wish.action == "retire":
-            id = next((run.id for run in people.runs_of(self.model) if run.stage == "live"), id)
-        stage = people.ask(id, wish.action, self.clock.now)
+            id = people.retire(self.model)
+            stage = "live" if id else ""
+        else:
+            id = self.runs[wish.drop]
+            stage = people.ask(id, wish.action) or ""
         self.note(f"{wish.action} {self._alias(id)}: {stage or 'cannot be'}")
         if stage:
             self.wanted.setdefault(id, []).append(wish.action)

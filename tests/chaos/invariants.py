@@ -184,10 +184,20 @@ def _endpoint(play: Play, runs: dict[str, Run]) -> Iterator[str]:
     unwell = [f"{there.name} {there.state}" for there in play.world.deployments() if there.state != "Succeeded"]
     if unwell:
         yield f"deployments are not well: {unwell}"
+    for run in good_and_newer(runs, live):
+        yield f"{live[0].id} serves, and {run.id}, which has served, has newer data"
     retired = any("retire" in asked for asked in play.wanted.values())
     good = [run for run in runs.values() if any(event.stage == Stage.LIVE for event in run.history)]
     if good and not live and not retired:
         yield "a model has served, and none does now"
+
+
+def good_and_newer(runs: dict[str, Run], live: list[Run]) -> list[Run]:
+    """The runs of newer data than what serves, that have served; none where somebody went back to the older."""
+    if not live or live[0].release_of:
+        return []
+    served = [run for run in runs.values() if any(event.stage == Stage.LIVE for event in run.history)]
+    return [run for run in served if _newer(run, live[0]) and run.fingerprint != live[0].fingerprint]
 
 
 def _live(play: Play, runs: dict[str, Run]) -> Iterator[str]:
