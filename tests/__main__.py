@@ -2,7 +2,7 @@
 
 What a group prints comes when it has ended. A word after the command chooses groups.
 
-Run as: python -m tests [emulator-1] [emulator-2] [app] [training]
+Run as: python -m tests [emulator-1] [emulator-2] [app] [chaos] [training]
 """
 
 import os
@@ -22,6 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "emulator-1": (sys.executable, *EMULATOR[::2], "-m", "not last"),
     "emulator-2": (sys.executable, *EMULATOR[1::2], "-m", "not last"),
     "app": (sys.executable, "tests/unit", "tests/e2e", "tests/browser"),
+    "chaos": (sys.executable, "tests/chaos"),
     "training": (str(TRAINING), "tests/training"),
 }
 # What looks back on both halves of the emulator's tests; they leave what they have seen in the folder JUDGED.

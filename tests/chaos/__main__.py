@@ -5,6 +5,7 @@ Run as: python -m tests.chaos [--seed 0] [--schedules 200] [--trace]
 
 import argparse
 import logging
+import signal
 import sys
 import time
 
@@ -18,6 +19,7 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print what happened in each")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the local Azure is stopped
     failed, invocations, began = [], 0, time.monotonic()
     with local_world() as world:
         for seed in range(options.seed, options.seed + options.schedules):

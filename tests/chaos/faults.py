@@ -22,6 +22,7 @@ from requests.adapters import HTTPAdapter
 
 from .clock import Clock
 
+LASTING_CHATS = 2  # a deployment that does not answer at three looks is not good, whoever's fault it is
 FOR_GOOD = 1000  # attempts: more than any retry policy makes
 NOT_OF_AZURE = ("/metadata/endpoints",)  # azure-ai-ml asks for this only of a cloud that it does not know
 
@@ -95,7 +96,8 @@ class Faults:
     def _decide(self, operation: str, call: int) -> Fault | None:
         random = Random(f"{self.seed}/{operation}/{call}")  # noqa: S311
         rates = self.rates
-        drawn = random.random() / (1 if operation.startswith(("GET", "HEAD")) else rates.changing)
+        chat = "/inference/" in operation
+        drawn = random.random() / (1 if chat or operation.startswith(("GET", "HEAD")) else rates.changing)
         kinds = (
             ("race", rates.race, rates.most_races), ("kill", rates.kill, rates.most_kills),
             ("lasting", rates.lasting, rates.most_lasting), ("passing", rates.passing, FOR_GOOD),
@@ -110,6 +112,10 @@ class Faults:
         self._count[kind] += 1
         if self._count[kind] > most:
             return None
+        if chat and kind == "lasting":
+            self._count["chat"] += 1
+            if self._count["chat"] > LASTING_CHATS:
+                return None
         after = random.random() < 0.5
         if kind in ("race", "kill"):
             fault = Fault(kind, after)

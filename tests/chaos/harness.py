@@ -7,6 +7,7 @@ clock, which jumps when nothing is due.
 import asyncio
 import heapq
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from . import people
 from .clock import Clock, everywhere
 from .faults import Faults, Killed, between_sdk_and_network
 from .messages import Message, Queue
-from .schedule import KINDS, Drop, Schedule, Wish
+from .schedule import ASKED, KINDS, Drop, Schedule, Wish
 from .world import FINAL, World
 
 SWEEP_EVERY = timedelta(minutes=10)
@@ -40,7 +41,11 @@ LONGEST = timedelta(days=3)  # of a schedule's time, in which everything must ha
 MOST_INVOCATIONS = 900
 MOST_IN_BETWEEN = 25  # things that happen while an invocation stalls
 CONTAINERS = {"DATASETS_CONTAINER": "datasets", "RUNS_CONTAINER": "runs", "REPORTS_CONTAINER": "reports"}
-RECIPE = b"compute: {max_nodes: 64}\nrelease: {steps: [10, 50, 100], step_minutes: 1, bake_minutes: 10}\n"
+RECIPE = {
+    "compute": {"max_nodes": 64},
+    "release": {"steps": [10, 50, 100], "step_minutes": 1, "bake_minutes": 10},
+    "evaluation": {"questions": [f"Who are you, {number}?" for number in range(ASKED)]},
+}
 FUNCTIONS = {each.get_function_name(): each.get_user_function() for each in function_app.app.get_functions()}
 
 
@@ -116,7 +121,7 @@ class Play:
     def _play(self) -> None:
         for name in CONTAINERS:
             azure_clients.container(os.environ[name]).create_container()
-        self._datasets().upload_blob(f"{self.model}/recipe.yaml", RECIPE)
+        self._datasets().upload_blob(f"{self.model}/recipe.yaml", json.dumps(RECIPE).encode())
         for drop in self.schedule.drops:
             self._later(drop.at, f"drop {drop.number}", lambda drop=drop: self._drop(drop))
         for wish in self.schedule.wishes:
@@ -297,16 +302,18 @@ class Play:
     def _wish(self, wish: Wish) -> None:
         """What cannot be done now is asked for again later, a few times; a retry waits for the end."""
         if wish.action == "rollback":
-            names = {there.name for there in self.world.deployments()}
-            if id := people.roll_back(self.model, names, self.clock.now):
+            id = people.roll_back(self.model)
+            self.note(f"rollback {id or 'cannot be'}")
+            if id and id not in self.rollbacks:
                 self.rollbacks.append(id)
                 self.faults.aliases[id.rpartition("-")[2]] = "rollback"
-                self.note(f"rollback {id}")
             return
-        id = self.runs[wish.drop]
         if wish.action == "retire":
-            id = next((run.id for run in people.runs_of(self.model) if run.stage == "live"), id)
-        stage = people.ask(id, wish.action, self.clock.now)
+            id = people.retire(self.model)
+            stage = "live" if id else ""
+        else:
+            id = self.runs[wish.drop]
+            stage = people.ask(id, wish.action) or ""
         self.note(f"{wish.action} {self._alias(id)}: {stage or 'cannot be'}")
         if stage:
             self.wanted.setdefault(id, []).append(wish.action)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import pairwise
 
 import msgspec
 
@@ -21,7 +22,7 @@ TAKEN_UP = (Stage.FAILED, Stage.CANCELLED)
 def violations(play: Play) -> list[str]:
     """Every invariant that does not hold, in words."""
     runs = {run.id: run for run in people.runs_of(play.model)}
-    checks = (_ends, _history, _jobs, _deployments, _endpoint, _live, _left)
+    checks = (_ends, _history, _releases, _jobs, _deployments, _endpoint, _live, _left)
     return [found for check in checks for found in check(play, runs)]
 
 
@@ -98,7 +99,7 @@ def _history(play: Play, runs: dict[str, Run]) -> Iterator[str]:
     for run in runs.values():
         if run.history[-1].stage != run.stage:
             yield f"{run.id} is {run.stage}, its history says {run.history[-1].stage}"
-        for before, after in zip(run.history, run.history[1:], strict=False):
+        for before, after in pairwise(run.history):
             if after.at < before.at - tolerance:
                 yield f"{run.id}: {after.stage} at {after.at}, after {before.stage} at {before.at}"
             forwards = ORDER.index(after.stage) > ORDER.index(before.stage) or before.stage == after.stage == "shifting"
@@ -108,6 +109,24 @@ def _history(play: Play, runs: dict[str, Run]) -> Iterator[str]:
                 yield f"{run.id}: {after.stage} after the end {before.stage}"
             if before.stage not in ENDS and not forwards:
                 yield f"{run.id}: {after.stage} after {before.stage}"
+
+
+def _releases(play: Play, runs: dict[str, Run]) -> Iterator[str]:
+    """One release at a time: from the deployment to the end, no two runs overlap but for the clocks' error."""
+    periods = []
+    for run in runs.values():
+        began = None
+        for event in run.history:
+            if event.stage == Stage.DEPLOYING:
+                began = event.at
+            elif event.stage in ENDS and began:
+                periods.append((began, event.at, run.id))
+                began = None
+    tolerance = timedelta(seconds=2 * play.schedule.skew + 1)
+    periods.sort()
+    for (_, ended, first), (began, _, second) in pairwise(periods):
+        if began < ended - tolerance:
+            yield f"{second} was released from {began} on, {first} until {ended}"
 
 
 def _jobs(play: Play, runs: dict[str, Run]) -> Iterator[str]:
@@ -165,10 +184,20 @@ def _endpoint(play: Play, runs: dict[str, Run]) -> Iterator[str]:
     unwell = [f"{there.name} {there.state}" for there in play.world.deployments() if there.state != "Succeeded"]
     if unwell:
         yield f"deployments are not well: {unwell}"
+    for run in good_and_newer(runs, live):
+        yield f"{live[0].id} serves, and {run.id}, which has served, has newer data"
     retired = any("retire" in asked for asked in play.wanted.values())
     good = [run for run in runs.values() if any(event.stage == Stage.LIVE for event in run.history)]
     if good and not live and not retired:
         yield "a model has served, and none does now"
+
+
+def good_and_newer(runs: dict[str, Run], live: list[Run]) -> list[Run]:
+    """The runs of newer data than what serves, that have served; none where somebody went back to the older."""
+    if not live or live[0].release_of:
+        return []
+    served = [run for run in runs.values() if any(event.stage == Stage.LIVE for event in run.history)]
+    return [run for run in served if _newer(run, live[0]) and run.fingerprint != live[0].fingerprint]
 
 
 def _live(play: Play, runs: dict[str, Run]) -> Iterator[str]:

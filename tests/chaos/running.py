@@ -1,6 +1,7 @@
 """One local Azure for many schedules, and one schedule played in it and judged."""
 
 import io
+import logging
 import os
 import shutil
 import tempfile
@@ -59,6 +60,7 @@ def local_world() -> Iterator[LocalWorld]:
                 patch.object(command, "CODE", _small_code(folder)),
             ):
                 _forget()
+                logging.getLogger("azure").setLevel(logging.ERROR)  # a failing schedule's trace says more
                 yield LocalWorld(home.path, home.project.workspace_id)
     finally:
         _forget()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from .faults import Rates
 
+ASKED = 5  # questions of the recipe, so each look at a deployment asks so many
 # How a dataset's training and model behave (tests/instant), and where its run ends when nothing newer comes.
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "good": ({"loss": 0.5}, "live"),
@@ -14,7 +15,7 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "fails": ({"fail": "the training cannot go on"}, "failed"),
     "crashes": ({"serve": "crash"}, "failed"),
     "empty": ({"serve": "empty"}, "failed"),
-    "empty_later": ({"serve": "empty", "serve_after": 4}, "live or failed"),
+    "empty_later": ({"serve": "empty", "serve_after": ASKED}, "live or failed"),
     "wrong": ({"serve": "wrong"}, "failed"),
     "invalid": ({}, "rejected"),
     "twin": ({}, "as its twin"),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from function_app import release_managed, turn
+from function_app import azure_clients, release_managed, turn
 from function_app.engines import command
 from function_app.runs import Run
 
@@ -71,7 +71,18 @@ def test_a_run_that_forgets_that_it_has_submitted_its_job_is_seen(
 def test_a_deployment_that_is_discarded_before_its_traffic_is_given_back_is_seen(
     world: LocalWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release_managed, "_champion", lambda run: ("", ""))
+    discarded = release_managed.discarded
+
+    def taking_away(run: Run) -> bool:
+        endpoints = azure_clients.ml_client().online_endpoints
+        endpoint = endpoints.get(release_managed.endpoint_name(run))
+        if not (endpoint.traffic or {}).get(run.deployment):
+            return discarded(run)
+        endpoint.traffic = {}
+        endpoints.begin_create_or_update(endpoint)
+        return False
+
+    monkeypatch.setattr(release_managed, "discarded", taking_away)
     assert "the traffic goes to" in _seen(world, 1002, [_drop(0, 0), _drop(1, 2000, "empty_later")])
 
 
