@@ -103,11 +103,13 @@ def _revive(run: Run, etag: str, kept: str) -> None:
     run.links["poison"] = kept
     log.error("poison run_id=%s stage=%s revivals=%d kept=%s", run.id, run.stage, run.revivals, kept)
     if not run.ended and run.revivals <= MAX_REVIVALS:
-        _schedule(store(), run, etag, REVIVE_AFTER)
+        _schedule(
+            store(), run, etag, Wait(REVIVE_AFTER, "an unexpected error; the function app's log has the traceback")
+        )
         return
     if not run.ended:
         finish(run, Finish(Stage.FAILED, poison.GAVE_UP))
-        _schedule(store(), run, etag, timedelta(0))
+        _schedule(store(), run, etag, Wait(timedelta(0), ""))
         return
     run.wake_at = None  # the message is gone
     store().save(run, etag)
@@ -257,7 +259,7 @@ def _settle(runs: RunStore, run: Run, etag: str) -> tuple[str, Wait | None]:
     wait = settle(runs, run, utc_now())
     if (run.outbox, run.cleanup) != before:
         if wait is None:
-            run.wake_at = None
+            run.wake_at, run.waiting = None, ""
         etag = runs.save(run, etag)
         _wake_waiting(runs, run)
     return etag, wait
@@ -279,10 +281,10 @@ def _sleep(runs: RunStore, run: Run, etag: str, step: Wait, at: str) -> None:
     another = run.wake_at if run.wake_at and run.wake_at.isoformat() != at else None
     if another and now < another + LATE and another <= now + step.delay:
         return
-    _schedule(runs, run, etag, step.delay)
+    _schedule(runs, run, etag, step)
 
 
-def _schedule(runs: RunStore, run: Run, etag: str, delay: timedelta) -> None:
-    run.wake_at = utc_now() + delay
+def _schedule(runs: RunStore, run: Run, etag: str, step: Wait) -> None:
+    run.wake_at, run.waiting = utc_now() + step.delay, step.reason
     runs.save(run, etag)
     wake(run.id, at=run.wake_at)

@@ -54,14 +54,15 @@ def _by_losses(rule: str, tolerance: float, numbers: dict[str, Any], against: st
     compared = _compared(numbers, against)
     # Written so that a loss that is not a number is refused too.
     if not tuned < base:
-        return Finish(Stage.REJECTED, f"{compared}: it is not better")
+        return Finish(Stage.REJECTED, f"{compared}: it is not better, so it does not serve")
     if rule == "better":
         for name in LOSSES:
             champion, challenger = _loss(numbers, "champion", name), _loss(numbers, "tuned", name)
             if champion is None or challenger is None:
                 continue
             if not challenger <= champion * (1 + tolerance):
-                return Finish(Stage.REJECTED, f"{compared}: worse than the serving model by more than {tolerance:.1%}")
+                told = f"{compared}: worse than the serving model by more than {tolerance:.1%} (gate.tolerance)"
+                return Finish(Stage.REJECTED, f"{told}; that one serves on")
             break
     return Move(Stage.APPROVED, compared)
 

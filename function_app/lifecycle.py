@@ -201,7 +201,9 @@ def _deploying(run: Run, seen: Observation, now: datetime) -> Step:
 def _shifting(run: Run, seen: Observation, now: datetime) -> Step:
     """Share by share: shift, wait, ask the deployment again; at 100 % the model is live."""
     if seen.deployment is None or seen.deployment.state in ("Failed", "Canceled"):
-        return Finish(Stage.FAILED, f"the deployment was lost when it had {run.share} % of the traffic")
+        told = f"the deployment was lost when it had {run.share} % of the traffic"
+        back = "; the model that served before gets all requests again" if seen.champion else ""
+        return Finish(Stage.FAILED, told + back)
     # Nothing is asked for yet, or what was is found good. Whatever the traffic is: the next share may have been asked
     # for already by one that could not save it.
     good = run.share < 100 and run.checked == run.share

@@ -97,6 +97,8 @@ async def ask_run(req: Request) -> Response:
 
     async def answer(asked: Asked) -> Response:
         action = ACTIONS.get(asked.of("action"))
+        if asked.of("action") in ("retire", "rollback"):
+            raise not_found("such action", "models are retired and rolled back: POST operations/models/{model}/…")
         if action is None:
             raise not_found("such action", f"a run can be asked to {', '.join(ACTIONS)}")
         note = read_note(await asked.body("note"))

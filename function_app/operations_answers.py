@@ -81,7 +81,8 @@ def read_body(body: bytes, *known: str) -> dict[str, str]:
         raise Refused(413, "request_too_large", f"The request is larger than {MAX_BODY_BYTES // 1024} KiB.")
     if not body.strip():
         return {}
-    form = f"a JSON object with {' and '.join(known)}" if known else "empty"
+    such = ", ".join(f'"{name}": "…"' for name in known)
+    form = f"a JSON object such as {{{such}}}, or left out" if known else "empty"
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -193,6 +193,7 @@ def _derived(run: Run) -> dict[str, Any]:
     return {
         "since": run.stage_since,
         "reason": latest.reason if latest else "",
+        "waiting": run.waiting,
         "asked": run.asked,
         "job": run.job,
         "deployment": run.deployment,

@@ -123,7 +123,11 @@ def _before(runs: RunStore, summaries: list[Summary], serving: Run | None) -> Ru
     # A model that has served before serves again under a run of its own, so the latest to be retired is the one.
     run = max(retired, key=lambda each: each.stage_since, default=None)
     if run is None:
-        message = "No model served before this one." if serving else "No model has ever served under this name."
+        message = (
+            "No model served before this one, so there is nothing to go back to."
+            if serving
+            else "No model has ever served under this name."
+        )
         raise Refused(409, "nothing_before", message, str(serving.stage) if serving else None)
     return _target(runs, run.model, run.model_version, summaries)
 

@@ -72,16 +72,17 @@ class DatasetVersion(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, kw_only=True):
     """One pass through the loop for one version of one dataset; or one way back to a model that served before.
 
-    ``wake_at``: when the message that is under way arrives. ``attempts``: of the present step, failures in a row;
-    ``failures``: of all steps, the run's budget; ``tries``: requests of this stage that Azure took and that may have
-    failed; ``revivals``: how often the run was taken out of the poison queue. ``fingerprint``: of the records and the
-    recipe, by which a second drop of the same file is recognised. ``generation``: how often the job was begun anew.
-    ``holds_turn``: it has the model's turn to release (turn.py). ``share``: percent of the endpoint's traffic that
-    the run has asked for; ``checked``: the share at which the deployment was last found good. ``asked``: what a
-    person wants and the run has not yet done. ``cleanup``, not before ``cleanup_at``: what an ended run has left to
-    be deleted: its job, its deployment (after the traffic is back on the champion), the deployments that it has
-    replaced, or the whole endpoint. ``outbox``: outcomes to be published. ``release_of``: the id of the run whose
-    model a rollback releases again, under ``version``, in its deployment ``place`` where that is still there.
+    ``wake_at``: when the message that is under way arrives; ``waiting``: for what, in words. ``attempts``: of the
+    present step, failures in a row; ``failures``: of all steps, the run's budget; ``tries``: requests of this stage
+    that Azure took and that may have failed; ``revivals``: how often the run was taken out of the poison queue.
+    ``fingerprint``: of the records and the recipe, by which a second drop of the same file is recognised.
+    ``generation``: how often the job was begun anew. ``holds_turn``: it has the model's turn to release (turn.py).
+    ``share``: percent of the endpoint's traffic that the run has asked for; ``checked``: the share at which the
+    deployment was last found good. ``asked``: what a person wants and the run has not yet done. ``cleanup``, not
+    before ``cleanup_at``: what an ended run has left to be deleted: its job, its deployment (after the traffic is
+    back on the champion), the deployments that it has replaced, or the whole endpoint. ``outbox``: outcomes to be
+    published. ``release_of``: the id of the run whose model a rollback releases again, under ``version``, in its
+    deployment ``place`` where that is still there.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Run(msgspec.Struct, kw_only=True):
     stage: Stage = Stage.RECEIVED
     history: list[Event] = []
     wake_at: datetime | None = None
+    waiting: str = ""
     attempts: int = 0
     tries: int = 0
     failures: int = 0
@@ -149,7 +151,7 @@ class Run(msgspec.Struct, kw_only=True):
         self.history = [*self.history, Event(now, stage, reason)]
         self.attempts = self.tries = 0
         self.asked = None
-        self.wake_at = None
+        self.wake_at, self.waiting = None, ""
 
 
 def run_id(model: str, blob: str, etag: str) -> str:

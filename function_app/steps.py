@@ -106,7 +106,9 @@ def _not_now(run: Run, error: Exception) -> Wait:
     run.attempts += 1
     log.warning("advance run_id=%s stage=%s attempt=%d error=%s", run.id, run.stage, run.attempts, type(error).__name__)
     delay = RETRY_DELAYS[min(run.attempts, len(RETRY_DELAYS)) - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
-    return Wait(timedelta(seconds=max(delay, _retry_after(error))), "Azure could not do it this time")
+    return Wait(
+        timedelta(seconds=max(delay, _retry_after(error))), f"Azure could not do it this time: {_first_line(error)}"
+    )
 
 
 def _retry_after(error: Exception) -> float:

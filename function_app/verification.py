@@ -29,7 +29,6 @@ NOT_YET = frozenset({404, 408, 424, 429})
 # So many in a row before a deployment that is too slow, or that fails while people are waiting for it, is given up.
 FAILURES = 2
 WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")  # scripts without spaces by the character
-STILL_SERVES = "the model that served before still serves"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def ask(run: Run, asked: Asked) -> str:
     }
     run.numbers["verification"] = found
     log.info("verify run_id=%s %s", run.id, " ".join(f"{name}={value}" for name, value in found.items()))
-    _judge(found, longest, float(release.get("min_agreement", 0.5)))
+    _judge(run, found, longest, float(release.get("min_agreement", 0.5)))
     told = f"{len(answers)} test question{'s' if len(answers) != 1 else ''} answered by the new deployment"
     told += f", {max(seconds):.1f} s at most"
     return told + (f"; agreement with the evaluation's answers {found['agreement']:.0%}" if likeness else "")
@@ -130,10 +129,10 @@ def _answer(run: Run, asked: Asked, response: Any, number: int) -> str:
     except (HttpResponseError, ValueError, LookupError, TypeError) as error:
         raise StepError(
             f"the new deployment did not answer test question {number}: status {response.status_code}"
-            f" ({type(error).__name__}); {STILL_SERVES}"
+            f" ({type(error).__name__}); {_meanwhile(run)}"
         ) from None
     if not str(content or "").strip():
-        raise StepError(f"the new deployment gave an empty answer to test question {number}; {STILL_SERVES}")
+        raise StepError(f"the new deployment gave an empty answer to test question {number}; {_meanwhile(run)}")
     return str(content)
 
 
@@ -141,27 +140,33 @@ def _not_now(run: Run, what: str) -> Exception:
     """Worth another try, unless people have been waiting for the deployment long enough."""
     if run.share and run.attempts >= FAILURES:
         return StepError(
-            f"with {run.share} % of the traffic the new deployment failed {run.attempts + 1} times: {what}"
+            f"with {run.share} % of the traffic the new deployment failed {run.attempts + 1} times:"
+            f" {what}; {_meanwhile(run)}"
         )
     return TransientError(f"the new deployment: {what}")
+
+
+def _meanwhile(run: Run) -> str:
+    """Who answers now. A model that has a share of the traffic has it beside another, which takes it back."""
+    return "the model that served before gets all requests again" if run.share else "no chat was sent to it"
 
 
 def _too_late(run: Run, number: int, longest: float) -> Exception:
     """The first request of a fresh server may be slow, so once more or twice."""
     told = f"test question {number} took more than the {longest:g} s of release.max_latency_seconds"
     if run.attempts >= FAILURES:
-        return StepError(f"the new deployment is too slow: {told}, {run.attempts + 1} times; {STILL_SERVES}")
+        return StepError(f"the new deployment is too slow: {told}, {run.attempts + 1} times; {_meanwhile(run)}")
     return TransientError(f"the new deployment: {told}")
 
 
-def _judge(found: dict[str, Any], longest: float, least: float) -> None:
+def _judge(run: Run, found: dict[str, Any], longest: float, least: float) -> None:
     if found["latency_max"] > longest:
         raise StepError(
             f"a test question took the new deployment {found['latency_max']:.1f} s, more than the {longest:g} s of"
-            f" release.max_latency_seconds; {STILL_SERVES}"
+            f" release.max_latency_seconds; {_meanwhile(run)}"
         )
     if found["agreement"] is not None and found["agreement"] < least:
         raise StepError(
             f"the new deployment answers otherwise than the evaluation: agreement {found['agreement']:.2f}, and"
-            f" release.min_agreement is {least:g}; {STILL_SERVES}"
+            f" release.min_agreement is {least:g}; {_meanwhile(run)}"
         )

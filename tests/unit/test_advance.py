@@ -314,6 +314,7 @@ def test_events_do_not_multiply_the_messages_of_a_run_that_azure_fails(world: Wo
     # The poll of the healthy wait is still under way; one earlier retry came in front of it.
     assert len(world.messages) == 2
     assert world.run(run).attempts == 1
+    assert world.run(run).waiting.startswith("Azure could not do it this time: ")
 
 
 def test_only_failures_in_a_row_count(world: World) -> None:
@@ -680,6 +681,7 @@ def test_one_that_waits_for_approval_is_overtaken(world: World) -> None:
     world.recipe = {"gate": {"rule": "manual"}}
     world.job = JobSeen("Completed")
     advance.advance(first.id)
+    assert world.run(first).waiting.startswith("it waits for a person's approval: held-out loss ")
     advance.advance(world.drop("0x2", minutes=1).id)
     world.ask(first, "approve")
     advance.advance(first.id)

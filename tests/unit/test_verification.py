@@ -110,7 +110,7 @@ def test_the_scoring_payload_is_spoken_too(deployment: Deployment) -> None:
     [
         (200, {"choices": [{"message": {"content": "  "}}]}, StepError, "an empty answer to test question 1"),
         (200, {"choices": [{"message": {"content": None}}]}, StepError, "an empty answer"),
-        (200, {"choices": []}, StepError, r"status 200 \(IndexError\); the model that served before still serves"),
+        (200, {"choices": []}, StepError, r"status 200 \(IndexError\); no chat was sent to it"),
         (200, ["text"], StepError, "did not answer test question 1"),
         (400, {"error": "secret prompt"}, StepError, r"status 400 \(HttpResponseError\)"),
         (401, {}, StepError, "status 401"),
