@@ -138,6 +138,7 @@ class Demo:
             ("chat page", f"{base}/api/chat"),
             ("chat API", f"{base}/api/v1/chat/completions"),
             ("API key", os.environ["CHAT_API_KEY"]),
+            ("operations", f"{base}/api/operations/runs/{record['id']}, see docs/operations.md"),
             ("curves", record["links"].get("job", os.environ["MLFLOW_TRACKING_URI"])),
             ("data report", f"reports/{record['id']}.md, a blob beside the datasets"),
             *((("evaluation", f"reports/{record['id']}/evaluation.md"),) if "evaluation" in record["links"] else ()),

@@ -120,7 +120,8 @@ def _flow_inputs(request: ChatRequest, live: LiveModel) -> dict[str, Any]:
 
 
 async def _elsewhere(request: ChatRequest, live: LiveModel, error: FlowError) -> dict[str, Any] | None:
-    """What to ask instead when nothing was answered yet; None when that would be the same again.
+    """What to ask instead when nothing was answered yet; None when that would be the same again. Raises ApiError when
+    the model has been retired a moment ago.
 
     A model may have moved to another endpoint, and the one that it leaves is deleted. Or the traffic has led to a
     challenger that is out of order: the deployment that the live record names still serves.
@@ -129,7 +130,7 @@ async def _elsewhere(request: ChatRequest, live: LiveModel, error: FlowError) ->
         return None
     now = await live_models().find_again(live.model)
     if now is None:
-        return None
+        raise model_not_found(live.model, sorted(await live_models().all())) from error
     before, inputs = _flow_inputs(request, live), _flow_inputs(request, now)
     if inputs == before:
         inputs = {**inputs, "deployment": now.deployment}

@@ -116,7 +116,10 @@ def _refuse_if_needed(runs: RunStore, model: str, version: str, made_by: Run | N
     run = made_by or _any_record(runs, summaries)
     for place in [*model_versions.managed(run), *model_versions.serverless(run)]:
         if place.version == version or (made_by and place.run_id == made_by.id):
-            message = f"The {place.kind} deployment {place.name} has version {version} of {model}; it must go first."
+            message = (
+                f"The {place.kind} deployment {place.name} has version {version} of {model}; it is deleted at the end"
+                " of the bake time, or when the model is retired."
+            )
             raise Refused(409, "in_use", message, f"deployed as {place.name}", run_id=place.run_id)
 
 

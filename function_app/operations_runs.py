@@ -160,7 +160,7 @@ def _at_the_gate(run: Run, action: Action) -> Literal["ask", "done"]:
             run, f"The gate of the run {run.id} decides by its rule {rule}; people decide with rule manual."
         )
     if run.asked:
-        message = f"The run {run.id} is about to be answered: {run.asked.action}, asked for by {run.asked.by}."
+        message = f"Another decision on the run {run.id} was first: {run.asked.action}, asked for by {run.asked.by}."
         raise forbidden(run, message, "already_asked")
     return "ask"
 
@@ -183,7 +183,9 @@ def _retry(run: Run) -> Literal["ask", "done"]:
     if not run.ended and any(event.stage in (Stage.FAILED, Stage.CANCELLED) for event in run.history):
         return "done"  # it was taken up again, and goes on
     if run.ended:
-        mend = "drop the file again" if run.stage == Stage.REJECTED else "only failed and cancelled ones can"
+        mend = "only failed and cancelled ones can"
+        if run.stage == Stage.REJECTED:
+            mend = "mend what its reason says and drop the file again"
         raise forbidden(run, f"The run {run.id} is {run.stage} and cannot be taken up again; {mend}.")
     raise forbidden(run, f"The run {run.id} is {run.stage}: it is under way, so there is nothing to take up again.")
 
@@ -195,7 +197,7 @@ def _derived(run: Run) -> dict[str, Any]:
         "reason": latest.reason if latest else "",
         "waiting": run.waiting,
         "asked": run.asked,
-        "job": run.job,
+        "job": "" if run.release_of else run.job,  # a rollback trains nothing
         "deployment": run.deployment,
         "model_version": run.model_version,
         "unsettled": run.ended and run.unsettled,

@@ -110,3 +110,14 @@ async def test_a_model_that_has_moved_to_another_endpoint_answers(world: World) 
     with pytest.raises(openai.APIStatusError) as error:
         await ask(world)
     assert error.value.status_code == 502
+
+
+async def test_a_model_that_was_retired_a_moment_ago_is_not_found(world: World) -> None:
+    from function_app.live import live_models
+
+    world.container.put_live("support", world.endpoint.uri.replace("/v1/", "/nowhere/"))  # its endpoint is gone
+    await live_models().find_again("support")
+    world.container.records.clear()  # the list that is kept still has it
+    with pytest.raises(openai.NotFoundError, match="No model is live") as error:
+        await ask(world)
+    assert error.value.code == "model_not_found"
