@@ -18,6 +18,12 @@ log = logging.getLogger("function_app.settle")
 # A job, a deployment or an endpoint takes a while to stop. Looks become rarer with the time already waited.
 SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
 SAVES = 5  # of another run's record, before it is left to the next attempt
+STOPPING = {
+    "job": "its job is being stopped",
+    "deployment": "the traffic goes back, and its deployment is being deleted",
+    "replaced": "the deployments that it has replaced are being deleted",
+    "endpoint": "its endpoint is being deleted",
+}
 RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
 
 
@@ -102,7 +108,7 @@ def settle(runs: RunStore, run: Run, now: datetime) -> Wait | None:
             run.cleanup, run.cleanup_at = "", None
         else:
             since = run.cleanup_at or run.stage_since
-            waits.append(Wait(_look_again(since, now), "what it has left is still stopping"))
+            waits.append(Wait(_look_again(since, now), STOPPING[run.cleanup]))
     return min(waits, key=lambda wait: wait.delay) if waits else None
 
 

@@ -220,7 +220,10 @@ class Release(Section, frozen=True):
 
     steps: Annotated[
         list[Annotated[int, Meta(ge=1, le=100)]],
-        Meta(description="Percent of the requests that the new model gets, step by step; the last is 100."),
+        Meta(
+            description="Percent of the requests that the new model gets, step by step: each more than the one before,"
+            " the last 100."
+        ),
     ] = msgspec.field(default_factory=lambda: [10, 50, 100])
     step_minutes: Annotated[
         Annotated[float, Meta(ge=0, le=55)],
