@@ -61,7 +61,7 @@ def _by_losses(rule: str, tolerance: float, numbers: dict[str, Any], against: st
             if champion is None or challenger is None:
                 continue
             if not challenger <= champion * (1 + tolerance):
-                told = f"{compared}: worse than the serving model by more than {tolerance:.1%} (gate.tolerance)"
+                told = f"{compared}: worse than the serving model by more than {100 * tolerance:g} % (gate.tolerance)"
                 return Finish(Stage.REJECTED, f"{told}; that one serves on")
             break
     return Move(Stage.APPROVED, compared)

@@ -20,7 +20,7 @@ SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
 SAVES = 5  # of another run's record, before it is left to the next attempt
 STOPPING = {
     "job": "its job is being stopped",
-    "deployment": "the traffic goes back, and its deployment is being deleted",
+    "deployment": "its deployment is being deleted",
     "replaced": "the deployments that it has replaced are being deleted",
     "endpoint": "its endpoint is being deleted",
 }

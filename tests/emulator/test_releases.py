@@ -238,7 +238,7 @@ def test_vllm_serves_on_machines_with_gpus(azure: LocalAzure, ml: MLClient) -> N
     run = trained(azure, f"serving: {{instance_type: {A100}}}", model="big")
     run.numbers["samples"] = [sample("Who?", "Who? I am big by vllm.")]
     deployed(run)
-    assert "agreement with the evaluation's answers 100%" in release.verify(run)
+    assert "agreement with the evaluation's answers 100 %" in release.verify(run)
     there = ml.online_deployments.get(run.deployment, release.endpoint_name(run))
     assert "/environments/chat-serving-vllm/" in there.environment
     assert there.tags["server"] == "vllm"

@@ -71,7 +71,7 @@ def test_the_reason_names_what_was_compared_and_the_recipes_numbers_count() -> N
     numbers = losses(2.0, 1.1, champion=1.0)
     assert judge({}, numbers).reason == (  # type: ignore[attr-defined]
         "held-out loss 1.100, the base's is 2.000, the serving model's 1.000:"
-        " worse than the serving model by more than 1.0% (gate.tolerance); that one serves on"
+        " worse than the serving model by more than 1 % (gate.tolerance); that one serves on"
     )
     assert isinstance(judge({"tolerance": 0.2}, numbers), Move)
     unsafe = {"safety": {"severities": {"SelfHarm": 6, "Hate": 4}}}

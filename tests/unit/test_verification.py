@@ -80,7 +80,7 @@ def test_the_evaluations_prompts_are_asked_of_the_new_deployment_alone(deploymen
     run = verified([sample("empty?"), *(sample(f"{n}?", "Yes.") for n in range(8))])
     told = ask(run, deployment.asked())
     assert told.startswith("5 test questions answered by the new deployment, 0.")
-    assert told.endswith("agreement with the evaluation's answers 100%")
+    assert told.endswith("agreement with the evaluation's answers 100 %")
     assert deployment.headers["azureml-model-deployment"] == "r-1"
     assert [body["messages"][0]["content"] for body in deployment.bodies] == ["0?", "1?", "2?", "3?", "4?"]
     assert deployment.bodies[0].items() >= {"model": "support", "temperature": 0, "max_tokens": 64}.items()
