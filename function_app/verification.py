@@ -68,7 +68,9 @@ def ask(run: Run, asked: Asked) -> str:
     _judge(run, found, longest, float(release.get("min_agreement", 0.5)))
     told = f"{len(answers)} test question{'s' if len(answers) != 1 else ''} answered by the new deployment"
     told += f", {max(seconds):.1f} s at most"
-    return told + (f"; agreement with the evaluation's answers {100 * found['agreement']:.0f} %" if likeness else "")
+    if likeness:
+        told += f"; agreement with the evaluation's answers {100 * statistics.mean(likeness):.0f} %"
+    return told
 
 
 def agreement(expected: str, said: str) -> float:
