@@ -97,7 +97,7 @@ def verdict(run: Run, action: Action) -> Literal["ask", "pending", "done"]:
         case "retry":
             return _retry(run)
     if run.stage == Stage.RETIRED:
-        return "done"
+        return "pending" if run.cleanup == "endpoint" else "done"
     if run.stage != Stage.LIVE:
         raise forbidden(run, f"The run {run.id} is {run.stage}; only one that is live can be retired.")
     return "ask"

@@ -347,7 +347,7 @@ def test_bodies_are_checked_and_bounded(office: Office, body: bytes, status: int
     st.none() | st.sampled_from(ACTIONS),
     st.sampled_from(["manual", "better"]),
     st.sampled_from([0, 10, 100]),
-    st.sampled_from(["", "deployment"]),
+    st.sampled_from(["", "deployment", "endpoint"]),
 )
 def test_what_may_be_asked_is_what_the_state_machine_does(
     action: operations_runs.Action, stage: Stage, asked: operations_runs.Action | None, rule: str, share: int, left: str
