@@ -12,6 +12,7 @@ import msgspec
 from azure.core.exceptions import ResourceNotFoundError
 
 from . import azure_clients, idle, intake, poison
+from .observe import Others
 from .runs import (
     ENDS,
     LATE,
@@ -184,7 +185,7 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
     if found is None:
         return None
     run, etag = found
-    stage = run.stage
+    stage, others = run.stage, Others()
     try:
         for _ in range(MAX_STEPS):
             stage = run.stage
@@ -193,7 +194,7 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
                 etag, wait = _settle(runs, run, etag)
                 if wait and not run.asked:
                     return _sleep(runs, run, etag, wait, at)
-            step = take(runs, run)  # what a person asks for is answered at once where the end allows it
+            step = take(runs, run, others)  # what a person asks for is answered at once where the end allows it
             if isinstance(step, Nothing):
                 return _sleep(runs, run, etag, wait, at) if wait else None
             if isinstance(step, Wait):
