@@ -220,7 +220,7 @@ def _look_for_strays(runs: RunStore, id: str, stage: Stage | None = None) -> Non
     if found is None or found[0].stage not in ENDED_BADLY or found[0].cleanup:
         return
     run, etag = found
-    left = left_at(stage or run.history[-2].stage)
+    left = left_at(run, stage or run.history[-2].stage)
     if left:
         log.warning("advance run_id=%s strays=%s", id, left)
         run.cleanup, run.cleanup_at, run.wake_at = left, None, None
