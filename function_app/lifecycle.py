@@ -203,8 +203,9 @@ def _verifying(seen: Observation) -> Step:
     match seen.deployment:
         case None:
             return Finish(Stage.FAILED, "the deployment has disappeared from Azure ML before it was asked anything")
-        case DeploymentSeen(state="Failed" | "Canceled", error=error):
-            return Finish(Stage.FAILED, f"the deployment failed after its start: {error or 'see it in Azure ML'}")
+        case DeploymentSeen(state="Failed" | "Canceled"):
+            # Without the end of its log: it may have been asked by now, and what it was asked is in no record.
+            return Finish(Stage.FAILED, "the deployment failed after its start; see its log in Azure ML")
         case _:
             return Verify()
 

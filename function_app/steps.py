@@ -202,6 +202,8 @@ def _resume(run: Run, stage: Stage, reason: str) -> None:
     if stage == Stage.VALIDATED:
         run.generation += 1
     run.holds_turn, run.share, run.checked, run.failures, run.revivals = False, 0, 0, 0, 0
+    if run.outbox:  # a person does not wait for a topic
+        log.warning("resume run_id=%s unpublished=%s", run.id, ",".join(run.outbox))
     run.outbox = []
     run.move(stage, reason, utc_now())
 
