@@ -37,11 +37,12 @@ def finish(run: Run, step: Finish) -> Finish:
 def left_at(run: Run, stage: Stage) -> Literal["", "job", "deployment", "endpoint"]:
     """What the run may have started when it ends at the stage.
 
-    Before it has the turn that is nothing, and a rollback's place is still another run's deployment.
+    Before it has the turn that is nothing, and a rollback's place is still another run's deployment. Of a deployment
+    that would have been its own it is looked whether it is there: the record may be that of a second attempt.
     """
     if stage in (Stage.VALIDATED, Stage.TRAINING):
         return "job"
-    if stage in RELEASING and run.holds_turn:
+    if stage in RELEASING and (run.holds_turn or not run.place):
         return "deployment"
     return "endpoint" if stage == Stage.LIVE else ""
 

@@ -53,7 +53,7 @@ class Records:
 )
 def test_what_a_run_leaves_depends_on_where_it_was(monkeypatch: pytest.MonkeyPatch, stage: Stage, left: str) -> None:
     monkeypatch.setattr(outcomes, "wanted", lambda: True)
-    run = a_run("0x1", stage, cleanup="replaced" if stage == Stage.LIVE else "", cleanup_at=NOW, holds_turn=True)
+    run = a_run("0x1", stage, cleanup="replaced" if stage == Stage.LIVE else "", cleanup_at=NOW)
     settle.finish(run, Finish(Stage.RETIRED if stage == Stage.LIVE else Stage.FAILED, "why"))
     assert (run.cleanup, run.cleanup_at) == (left, None)
     assert run.outbox == ([] if stage == Stage.LIVE else ["RunFailed"])
