@@ -11,7 +11,7 @@ import azure.functions as func
 import msgspec
 from azure.core.exceptions import ResourceNotFoundError
 
-from . import azure_clients, idle, intake, poison
+from . import azure_clients, idle, intake, poison, stray_traffic
 from .observe import Others
 from .runs import (
     ENDS,
@@ -217,9 +217,13 @@ def _look_for_strays(runs: RunStore, id: str, stage: Stage | None = None) -> Non
     ``stage``: at which that invocation was; for one that has died, the last before the end.
     """
     found = runs.get(id)
-    if found is None or found[0].stage not in ENDED_BADLY or found[0].cleanup:
+    if found is None:
         return
     run, etag = found
+    if run.ended and any(event.stage in RELEASING for event in run.history):
+        stray_traffic.mend(runs, run)
+    if run.stage not in ENDED_BADLY or run.cleanup:
+        return
     left = left_at(run, stage or run.history[-2].stage)
     if left:
         log.warning("advance run_id=%s strays=%s", id, left)

@@ -118,6 +118,7 @@ class World:
         monkeypatch.setattr(observe, "settings", lambda: self)
         monkeypatch.setattr(outcomes, "wanted", lambda: False)
         monkeypatch.setattr(advance.idle, "retire_idle", lambda *_: None)
+        monkeypatch.setattr(advance.stray_traffic, "mend", lambda _, run: self._azure(f"mend {run.model}"))
 
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
         self.messages.append((at or self.now, id, at.isoformat() if at else ""))
@@ -519,6 +520,26 @@ def test_a_late_invocation_tells_the_chat_nothing_and_retires_nobody(
     assert world.run(run).stage == Stage.RETIRED
     assert world.store.get(world.live) is not None
     assert world.live != run.id
+
+
+def test_an_endpoint_that_is_created_by_a_late_invocation_has_its_traffic_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.drop()
+
+    def slowly(late: Run) -> None:
+        """Between the look that finds no endpoint and the request another invocation takes the run live."""
+        monkeypatch.setattr(world, "observe_endpoint", observe_endpoint)
+        advance.advance(run.id)
+        assert world.run(run).stage == Stage.LIVE
+        world.done.append("late request")
+
+    observe_endpoint = world.observe_endpoint
+    monkeypatch.setattr(world, "create_endpoint", slowly, raising=False)
+    monkeypatch.setattr(world, "observe_endpoint", lambda _: ("", {}))
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.done[-2:] == ["late request", "mend support"]
 
 
 def test_a_job_that_is_submitted_after_the_run_was_cancelled_is_stopped(
