@@ -118,7 +118,7 @@ def clean_up(runs: RunStore, run: Run) -> bool:
             case "job":
                 done = engines.engine(msgspec.convert(run.recipe, Recipe)).stopped(run)
             case "deployment":
-                done = release.discarded(run)
+                done = _taken_over(runs, run) or release.discarded(run)
             case "replaced":
                 done = _replaced(runs, run)
             case _:
@@ -136,6 +136,14 @@ def waiting_for_turn(runs: RunStore, run: Run) -> list[str]:
     if not run.holds_turn or run.cleanup in ("deployment", "endpoint"):
         return []
     return [other.id for other in _of_model(runs, run) if other.stage == Stage.REGISTERED]
+
+
+def _taken_over(runs: RunStore, run: Run) -> bool:
+    """Whether a later rollback serves, or is about to, from the deployment that this one was to serve from."""
+    if not run.place:
+        return False
+    found = [runs.get(other.id) for other in _of_model(runs, run) if other.stage in NEEDING]
+    return any(each is not None and each[0].deployment == run.deployment for each in found)
 
 
 def _replaced(runs: RunStore, run: Run) -> bool:

@@ -11,6 +11,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
 from function_app import azure_clients, live_record, outcomes, release, release_managed, settle
+from function_app.errors import TransientError
 from function_app.observation import DeploymentSeen
 from function_app.release import Place
 from function_app.runs import DatasetVersion, Run, Stage, Summary, new_run
@@ -63,6 +64,30 @@ def test_a_rollback_that_ends_before_its_turn_leaves_the_deployment_of_another_r
     run = a_run("0x1", Stage.REGISTERED, release_of="support-0", place="r-old")
     settle.finish(run, Finish(Stage.CANCELLED, "why"))
     assert run.cleanup == ""
+
+
+@pytest.mark.parametrize("stage", [Stage.APPROVED, Stage.SHIFTING, Stage.LIVE, Stage.FAILED])
+def test_a_failed_rollback_whose_place_a_later_one_has_deletes_nothing(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(release, "discarded", lambda run: deleted.append(run.deployment) or True)
+    failed = a_run("0x1", Stage.FAILED, release_of="support-0", place="r-old", cleanup="deployment")
+    later = a_run("0x2", stage, release_of="support-0", place="r-old")
+    assert settle.clean_up(Records(failed, later), failed)
+    assert deleted == (["r-old"] if stage == Stage.FAILED else [])
+
+
+def test_a_champion_that_is_being_changed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run("0x1", Stage.SHIFTING)
+    run.recipe = {"engine": "command"}
+    for state in ("Updating", "Scaling"):
+        monkeypatch.setattr(release_managed, "_champion", lambda _, state=state: ("r-old", state, ""))
+        with pytest.raises(TransientError, match=f"r-old, is {state}"):
+            release_managed.champion(run)
+    for state, name in (("Succeeded", "r-old"), ("Failed", ""), ("Deleting", ""), ("", "")):
+        monkeypatch.setattr(release_managed, "_champion", lambda _, state=state: ("r-old", state, ""))
+        assert release_managed.champion(run) == name
 
 
 def test_the_replaced_are_deleted_but_none_that_another_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
