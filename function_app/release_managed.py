@@ -164,9 +164,12 @@ def verify(run: Run) -> str:
 def champion(run: Run) -> str:
     """The deployment that the live record names, when it is on this endpoint, well, and not the run's own.
 
-    One that takes other requests than the run's cannot share the traffic with it, and does not count.
+    One that takes other requests than the run's cannot share the traffic with it, and does not count. Raises
+    TransientError while it is being changed: Azure gives no traffic to it then, and it is not gone either.
     """
     name, state, wire = _champion(run)
+    if state not in ("", "Deleting", *SETTLED):
+        raise TransientError(f"the deployment that serves, {name}, is {state}")
     return name if state == "Succeeded" and not wire and not _wire(run) else ""
 
 

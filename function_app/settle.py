@@ -25,6 +25,7 @@ STOPPING = {
     "endpoint": "its endpoint is being deleted",
 }
 RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
+NEEDING = RELEASING | {Stage.APPROVED, Stage.LIVE}  # a deployment: a rollback has its place from its beginning
 
 
 def finish(run: Run, step: Finish) -> Finish:
@@ -32,18 +33,22 @@ def finish(run: Run, step: Finish) -> Finish:
 
     Nothing is stopped yet: only once the record is saved is it sure that no other invocation has moved the run on.
     """
-    run.cleanup, run.cleanup_at = left_at(run.stage), None
+    run.cleanup, run.cleanup_at = left_at(run, run.stage), None
     run.move(step.stage, step.reason, utc_now())
     announce(run)
     log.info("end run_id=%s stage=%s", run.id, run.stage)
     return step
 
 
-def left_at(stage: Stage) -> Literal["", "job", "deployment", "endpoint"]:
-    """What a run that ends at the stage may have started."""
+def left_at(run: Run, stage: Stage) -> Literal["", "job", "deployment", "endpoint"]:
+    """What the run may have started when it ends at the stage.
+
+    Before it has the turn that is nothing, and a rollback's place is still another run's deployment. Of a deployment
+    that would have been its own it is looked whether it is there: the record may be that of a second attempt.
+    """
     if stage in (Stage.VALIDATED, Stage.TRAINING):
         return "job"
-    if stage in RELEASING:
+    if stage in RELEASING and (run.holds_turn or not run.place):
         return "deployment"
     return "endpoint" if stage == Stage.LIVE else ""
 
@@ -119,7 +124,7 @@ def clean_up(runs: RunStore, run: Run) -> bool:
             case "job":
                 done = engines.engine(msgspec.convert(run.recipe, Recipe)).stopped(run)
             case "deployment":
-                done = release.discarded(run)
+                done = _taken_over(runs, run) or release.discarded(run)
             case "replaced":
                 done = _replaced(runs, run)
             case _:
@@ -137,6 +142,14 @@ def waiting_for_turn(runs: RunStore, run: Run) -> list[str]:
     if not run.holds_turn or run.cleanup in ("deployment", "endpoint"):
         return []
     return [other.id for other in _of_model(runs, run) if other.stage == Stage.REGISTERED]
+
+
+def _taken_over(runs: RunStore, run: Run) -> bool:
+    """Whether a later rollback serves, or is about to, from the deployment that this one was to serve from."""
+    if not run.place:
+        return False
+    found = [runs.get(other.id) for other in _of_model(runs, run) if other.stage in NEEDING]
+    return any(each is not None and each[0].deployment == run.deployment for each in found)
 
 
 def _replaced(runs: RunStore, run: Run) -> bool:
@@ -165,7 +178,7 @@ def _needed(runs: RunStore, run: Run) -> set[str]:
     made themselves, or that have gone live while this one was looking."""
     names = {run.id, run.deployment}
     for other in _of_model(runs, run):
-        found = runs.get(other.id) if other.stage in RELEASING | {Stage.LIVE} or other.unsettled else None
+        found = runs.get(other.id) if other.stage in NEEDING or other.unsettled else None
         if found and (not found[0].ended or found[0].stage == Stage.LIVE or found[0].cleanup == "deployment"):
             names |= {found[0].id, found[0].deployment}
     return names

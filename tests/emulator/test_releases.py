@@ -11,11 +11,19 @@ import msgspec
 import pytest
 from azure.ai.ml import MLClient
 
-from function_app import azure_clients, deployment_spec, lineage, live_record, release, release_managed
+from function_app import (
+    azure_clients,
+    deployment_spec,
+    lineage,
+    live_record,
+    release,
+    release_managed,
+    stray_traffic,
+)
 from function_app import serving_environment as environment
 from function_app.errors import StepError, TransientError, UserError
 from function_app.recipe import Recipe, read_recipe
-from function_app.runs import DatasetVersion, Run, Stage, new_run
+from function_app.runs import BlobRunStore, DatasetVersion, Run, Stage, new_run
 from function_app.settings import settings
 from tests.local_azure import LocalAzure
 
@@ -232,6 +240,25 @@ def test_going_to_the_scoring_payload_and_back_moves_no_traffic_under_the_chats(
     third = trained(azure, model="orders")
     assert release.champion(third) == ""
     assert release_managed._chat_url(third).endswith("/v1/chat/completions")
+
+
+def test_traffic_that_a_late_request_has_taken_away_is_given_back(azure: LocalAzure, ml: MLClient) -> None:
+    run = deployed(trained(azure, model="late"))
+    release.shift_traffic(run, 100)
+    until(lambda: release.observe_endpoint(run) == ("Succeeded", {run.deployment: 100}))
+    release.write_live_record(run)
+    store = BlobRunStore(azure_clients.container("runs"))
+    endpoint = ml.online_endpoints.get(release.endpoint_name(run))
+    endpoint.traffic = {}  # as a request for a new endpoint, sent before and held up, would
+    ml.online_endpoints.begin_create_or_update(endpoint).result()
+    run.move(Stage.SHIFTING, "", datetime.now(UTC))
+    etag = store.create(run)
+    stray_traffic.mend(store, run)
+    assert not any(release.observe_endpoint(run)[1].values())  # the release that is under way sees to it
+    run.move(Stage.LIVE, "", datetime.now(UTC))
+    store.save(run, etag)
+    stray_traffic.mend(store, run)
+    until(lambda: release.observe_endpoint(run) == ("Succeeded", {run.deployment: 100}))
 
 
 def test_vllm_serves_on_machines_with_gpus(azure: LocalAzure, ml: MLClient) -> None:

@@ -118,6 +118,7 @@ class World:
         monkeypatch.setattr(observe, "settings", lambda: self)
         monkeypatch.setattr(outcomes, "wanted", lambda: False)
         monkeypatch.setattr(advance.idle, "retire_idle", lambda *_: None)
+        monkeypatch.setattr(advance.stray_traffic, "mend", lambda _, run: self._azure(f"mend {run.model}"))
 
     def _wake(self, id: str, dataset: object = None, at: datetime | None = None) -> None:
         self.messages.append((at or self.now, id, at.isoformat() if at else ""))
@@ -522,6 +523,26 @@ def test_a_late_invocation_tells_the_chat_nothing_and_retires_nobody(
     assert world.live != run.id
 
 
+def test_an_endpoint_that_is_created_by_a_late_invocation_has_its_traffic_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.drop()
+
+    def slowly(late: Run) -> None:
+        """Between the look that finds no endpoint and the request another invocation takes the run live."""
+        monkeypatch.setattr(world, "observe_endpoint", observe_endpoint)
+        advance.advance(run.id)
+        assert world.run(run).stage == Stage.LIVE
+        world.done.append("late request")
+
+    observe_endpoint = world.observe_endpoint
+    monkeypatch.setattr(world, "create_endpoint", slowly, raising=False)
+    monkeypatch.setattr(world, "observe_endpoint", lambda _: ("", {}))
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.done[-2:] == ["late request", "mend support"]
+
+
 def test_a_job_that_is_submitted_after_the_run_was_cancelled_is_stopped(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -699,6 +720,58 @@ def test_who_drops_a_file_another_one_and_the_first_again_gets_the_first(world: 
     assert [world.run(each).stage for each in (first, other, again)] == [
         Stage.SUPERSEDED, Stage.SUPERSEDED, Stage.TRAINING,
     ]  # fmt: skip
+
+
+def count_listings(world: World, monkeypatch: pytest.MonkeyPatch) -> list[Stage]:
+    """The stage of the first run at each listing of the model's runs."""
+    listings: list[Stage] = []
+    summaries = world.store.summaries
+
+    def counted(prefix: str = "") -> Iterator[Summary]:
+        listings.append(next(iter(world.store.records.values()))[0].stage)
+        return summaries(prefix)
+
+    monkeypatch.setattr(world.store, "summaries", counted)
+    return listings
+
+
+def test_one_listing_of_the_model_s_runs_serves_the_steps_of_an_invocation(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = count_listings(world, monkeypatch)
+    run = world.drop()
+    advance.advance(run.id)
+    assert listings == [Stage.VALIDATED, Stage.TRAINING]  # both anew: of twins, and of newer data
+    listings.clear()
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.LIVE
+    # One for all steps, one for the runs that it replaces, one for those that waited for its turn.
+    assert listings == [Stage.TRAINING, Stage.SHIFTING, Stage.LIVE]
+    # A listing is good for a moment, not for as long as a slow deployment takes to answer.
+    monkeypatch.setattr(observe, "MOMENT", 0)
+    other = world.drop("0x2", minutes=1)
+    listings.clear()
+    advance.advance(other.id)
+    assert len(listings) > 5
+
+
+def test_newer_data_that_comes_while_the_deployment_is_asked_for_long_overtakes_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "MOMENT", 0)
+    run, verify = world.drop(), world.verify
+
+    def asked_for_long(run: Run) -> str:
+        newer = world.drop("0x2", minutes=1)
+        newer.move(Stage.VALIDATED, "for the test", world.now)
+        world.store.save(newer, "1")
+        return verify(run)
+
+    monkeypatch.setattr(world, "verify", asked_for_long)
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.SUPERSEDED
 
 
 def test_the_same_file_again_is_not_trained_again(world: World) -> None:

@@ -11,6 +11,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
 from function_app import azure_clients, live_record, outcomes, release, release_managed, settle
+from function_app.errors import TransientError
 from function_app.observation import DeploymentSeen
 from function_app.release import Place
 from function_app.runs import DatasetVersion, Run, Stage, Summary, new_run
@@ -59,6 +60,36 @@ def test_what_a_run_leaves_depends_on_where_it_was(monkeypatch: pytest.MonkeyPat
     assert run.outbox == ([] if stage == Stage.LIVE else ["RunFailed"])
 
 
+def test_a_rollback_that_ends_before_its_turn_leaves_the_deployment_of_another_run_alone() -> None:
+    run = a_run("0x1", Stage.REGISTERED, release_of="support-0", place="r-old")
+    settle.finish(run, Finish(Stage.CANCELLED, "why"))
+    assert run.cleanup == ""
+
+
+@pytest.mark.parametrize("stage", [Stage.APPROVED, Stage.SHIFTING, Stage.LIVE, Stage.FAILED])
+def test_a_failed_rollback_whose_place_a_later_one_has_deletes_nothing(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(release, "discarded", lambda run: deleted.append(run.deployment) or True)
+    failed = a_run("0x1", Stage.FAILED, release_of="support-0", place="r-old", cleanup="deployment")
+    later = a_run("0x2", stage, release_of="support-0", place="r-old")
+    assert settle.clean_up(Records(failed, later), failed)
+    assert deleted == (["r-old"] if stage == Stage.FAILED else [])
+
+
+def test_a_champion_that_is_being_changed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run("0x1", Stage.SHIFTING)
+    run.recipe = {"engine": "command"}
+    for state in ("Updating", "Scaling"):
+        monkeypatch.setattr(release_managed, "_champion", lambda _, state=state: ("r-old", state, ""))
+        with pytest.raises(TransientError, match=f"r-old, is {state}"):
+            release_managed.champion(run)
+    for state, name in (("Succeeded", "r-old"), ("Failed", ""), ("Deleting", ""), ("", "")):
+        monkeypatch.setattr(release_managed, "_champion", lambda _, state=state: ("r-old", state, ""))
+        assert release_managed.champion(run) == name
+
+
 def test_the_replaced_are_deleted_but_none_that_another_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run("0x0", Stage.LIVE, cleanup="replaced", cleanup_at=NOW)
     # A rollback has the place of the run whose model it releases: the tags of the deployment may still be that run's.
@@ -70,9 +101,11 @@ def test_the_replaced_are_deleted_but_none_that_another_run_needs(monkeypatch: p
         a_run("0x4", Stage.LIVE),  # has gone live while this one looked, and serves
         a_run("0x5", Stage.FAILED),
         a_run("0x6", Stage.REGISTERED, place="r-old"),
+        a_run("0x7", Stage.APPROVED, place="r-older"),  # a rollback that was asked for a moment ago
     ]
     places = {Place("managed", each.deployment): each.id for each in others}
-    places |= {Place("managed", "r-old"): "support-0", Place("managed", run.deployment): retired.id}
+    places |= {Place("managed", name): "support-0" for name in ("r-old", "r-older")}
+    places |= {Place("managed", run.deployment): retired.id}
     deleted: list[str] = []
     monkeypatch.setattr(release, "other_deployments", lambda _: places)
     monkeypatch.setattr(release, "observe_deployment", lambda _: DeploymentSeen("Succeeded"))
