@@ -80,7 +80,7 @@ def test_a_failed_rollback_whose_place_a_later_one_has_deletes_nothing(
 
 def test_a_champion_that_is_being_changed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run("0x1", Stage.SHIFTING)
-    run.recipe = {"engine": "command"}
+    run.recipe = {"serving": {"server": "transformers"}}
     for state in ("Updating", "Scaling"):
         monkeypatch.setattr(release_managed, "_champion", lambda _, state=state: ("r-old", state, ""))
         with pytest.raises(TransientError, match=f"r-old, is {state}"):
