@@ -5,7 +5,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,28 @@ def run_emulator(home: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def until(check: Callable[[], Any], limit: float = 60) -> Any:
+    """The first true answer of ``check``, which is asked again and again for ``limit`` seconds."""
+    deadline = time.monotonic() + limit
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"not within {limit} s"
+        time.sleep(0.05)
+    return found
+
+
+def forget_clients() -> None:
+    """Let the app in this process look at its settings and make its clients anew: for another local Azure."""
+    from function_app import azure_clients
+    from function_app.engines import command, machines
+    from function_app.settings import settings
+
+    for cached in (settings, *vars(azure_clients).values()):
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
+    command.forget()
+    machines.forget()
 
 
 def exports(text: str) -> dict[str, str]:
