@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from azure.core.exceptions import ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient
@@ -108,6 +109,25 @@ def exports(text: str) -> dict[str, str]:
     """The variables of ``export NAME=value`` lines."""
     words = [shlex.split(line)[1] for line in text.splitlines()]
     return dict(word.split("=", 1) for word in words)
+
+
+def elsewhere(folder: Path, **changed: Any) -> Path:
+    """This project's emulator.yaml, written into ``folder``; ``changed``: some of its keys."""
+    raw = _absolute(yaml.safe_load((ROOT / "emulator.yaml").read_text(encoding="utf-8")))
+    raw["functions_app"] = raw["fine_tuning"]["python_path"] = str(ROOT)
+    raw["serverless"]["context"] = str(ROOT / raw["serverless"]["context"])
+    path = folder / "emulator.yaml"
+    path.write_text(yaml.safe_dump(raw | changed), encoding="utf-8")
+    return path
+
+
+def _absolute(value: Any) -> Any:
+    """With the folders of the Python environments as they are called from everywhere."""
+    if isinstance(value, dict):
+        return {key: _absolute(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_absolute(each) for each in value]
+    return str(ROOT / value) if isinstance(value, str) and value.startswith(".venv") else value
 
 
 @contextmanager

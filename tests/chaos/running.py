@@ -45,7 +45,7 @@ class Played:
 @contextmanager
 def local_world() -> Iterator[LocalWorld]:
     """A local Azure with the jobs and servers of tests/instant, and this process as its function app."""
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder = Path(tempfile.mkdtemp(prefix="chaos "))
     try:
         path = project(folder)
         with local_azure(folder / "home", project=path):

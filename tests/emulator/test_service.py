@@ -19,7 +19,7 @@ from function_app.engines import service
 from function_app.errors import StepError, TransientError, UserError
 from function_app.recipe import Recipe
 from function_app.runs import DatasetVersion, Run, new_run, utc_now
-from tests.local_azure import ROOT, LocalAzure, forget_clients, local_azure
+from tests.local_azure import LocalAzure, elsewhere, forget_clients, local_azure
 
 REGISTRY = "azureml://registries/azureml/models"
 RECIPE = f"""
@@ -36,13 +36,7 @@ release: {{bake_minutes: 0}}
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
     """This project's local Azure, but in a region where the service is."""
     folder = tmp_path_factory.mktemp("project")
-    project = (ROOT / "emulator.yaml").read_text()
-    project = project.replace("location: westeurope", "location: eastus2").replace(".venv", f"{ROOT}/.venv")
-    for key in ("functions_app", "python_path"):
-        project = project.replace(f"{key}: .\n", f"{key}: {ROOT}\n")
-    project = project.replace("context: serving", f"context: {ROOT}/serving")
-    (folder / "emulator.yaml").write_text(project)
-    with local_azure(folder / "home", project=folder / "emulator.yaml") as running:
+    with local_azure(folder / "home", project=elsewhere(folder, location="eastus2")) as running:
         forget_clients()
         yield running
     forget_clients()
