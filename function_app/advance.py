@@ -12,6 +12,7 @@ import msgspec
 from azure.core.exceptions import ResourceNotFoundError
 
 from . import azure_clients, idle, intake, poison, stray_traffic
+from .observe import Others
 from .runs import (
     ENDS,
     LATE,
@@ -184,7 +185,7 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
     if found is None:
         return None
     run, etag = found
-    stage = run.stage
+    stage, others = run.stage, Others()
     try:
         for _ in range(MAX_STEPS):
             stage = run.stage
@@ -193,7 +194,7 @@ def advance(id: str, dataset: dict[str, str] | None = None, at: str = "") -> Non
                 etag, wait = _settle(runs, run, etag)
                 if wait and not run.asked:
                     return _sleep(runs, run, etag, wait, at)
-            step = take(runs, run)  # what a person asks for is answered at once where the end allows it
+            step = take(runs, run, others)  # what a person asks for is answered at once where the end allows it
             if isinstance(step, Nothing):
                 return _sleep(runs, run, etag, wait, at) if wait else None
             if isinstance(step, Wait):
@@ -223,7 +224,7 @@ def _look_for_strays(runs: RunStore, id: str, stage: Stage | None = None) -> Non
         stray_traffic.mend(runs, run)
     if run.stage not in ENDED_BADLY or run.cleanup:
         return
-    left = left_at(stage or run.history[-2].stage)
+    left = left_at(run, stage or run.history[-2].stage)
     if left:
         log.warning("advance run_id=%s strays=%s", id, left)
         run.cleanup, run.cleanup_at, run.wake_at = left, None, None

@@ -19,7 +19,7 @@ def judge(gate: dict[str, Any], numbers: dict[str, Any], asked: Ask | None = Non
     """
     rule = gate.get("rule", "better")
     if rule == "manual":
-        return _by_a_person(asked, _compared(numbers, against))
+        return _by_a_person(asked, "; ".join(filter(None, (_compared(numbers, against), _severities(numbers)))))
     if found := _unsafe(numbers, gate.get("max_severity", 2)):
         return Finish(Stage.REJECTED, found)
     if rule == "always":
@@ -35,6 +35,16 @@ def _by_a_person(asked: Ask | None, compared: str) -> Step:
             return Finish(Stage.REJECTED, f"rejected {asked.in_words} ({compared})")
         case _:
             return Wait(APPROVAL_POLL, f"it waits for a person's approval: {compared}")
+
+
+def _severities(numbers: dict[str, Any]) -> str:
+    """``content safety: Hate 0, Violence 2 in 5 sampled answers``; "" where it was not asked."""
+    safety = numbers.get("safety")
+    if safety is None:
+        return ""
+    severities: dict[str, int] = safety.get("severities") or {}
+    told = ", ".join(f"{category} {severity}" for category, severity in sorted(severities.items()))
+    return f"content safety: {told} in {safety.get('answers', 0)} sampled answers" if told else "no answer was sampled"
 
 
 def _unsafe(numbers: dict[str, Any], max_severity: int) -> str:

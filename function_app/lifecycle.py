@@ -136,7 +136,7 @@ def _next(run: Run, seen: Observation, now: datetime) -> Step:
         case Stage.DEPLOYING:
             return _deploying(run, seen, now)
         case Stage.VERIFYING:
-            return Verify()
+            return _verifying(seen)
         case _:
             return _shifting(run, seen, now)
 
@@ -196,6 +196,18 @@ def _deploying(run: Run, seen: Observation, now: datetime) -> Step:
             )
         case DeploymentSeen(state=state):
             return Wait(_poll(run, now), f"the deployment is {state}")
+
+
+def _verifying(seen: Observation) -> Step:
+    """Ask it, unless it is gone: then it would be asked for half an hour."""
+    match seen.deployment:
+        case None:
+            return Finish(Stage.FAILED, "the deployment has disappeared from Azure ML before it was asked anything")
+        case DeploymentSeen(state="Failed" | "Canceled"):
+            # Without the end of its log: it may have been asked by now, and what it was asked is in no record.
+            return Finish(Stage.FAILED, "the deployment failed after its start; see its log in Azure ML")
+        case _:
+            return Verify()
 
 
 def _shifting(run: Run, seen: Observation, now: datetime) -> Step:

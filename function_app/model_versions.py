@@ -13,6 +13,7 @@ from .runs import Run
 
 # A deployment names its model by the short reference that it was created with, or by the id in Resource Manager.
 MODEL_REFERENCE = re.compile(r"(?:azureml:|.*/models/)(?P<name>[^/:]+)(?:/versions/|:)(?P<version>[^/:]+)")
+VERSION = re.compile(r"[0-9]{1,20}")
 MOST_VERSIONS = 2000  # that a listing looks at
 
 
@@ -70,13 +71,16 @@ def restore(asset: Asset) -> None:
 
 
 def listed(model: str, limit: int, after: str) -> list[dict[str, Any]]:
-    """At most ``limit`` of the model's versions, the newest first, beginning behind the version ``after``."""
+    """At most ``limit`` of the model's versions, the newest first, beginning behind the version ``after``.
+
+    Those alone that are numbers, as ours are: no other can be rolled back to, or be compared with ``after``.
+    """
     rows: list[dict[str, Any]] = []
     try:
         for each in islice(azure_clients.ml_client().models.list(name=model), MOST_VERSIONS):
             if len(rows) == limit:
                 break
-            if not after or int(each.version) < int(after):
+            if VERSION.fullmatch(str(each.version)) and (not after or int(each.version) < int(after)):
                 rows.append(_row(each))
     except ResourceNotFoundError:
         return []

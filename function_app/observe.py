@@ -1,5 +1,7 @@
 """Looks at what a run's stage depends on, and at nothing else. Used by steps.py alone."""
 
+import time
+
 import msgspec
 
 from . import engines, idle, release, turn
@@ -8,25 +10,58 @@ from .recipe import Recipe
 from .runs import Run, RunStore, Stage, Summary
 from .settings import settings
 
+# Where a run must see the others as they are now: its twins, and newer data that makes its job a waste.
+LISTED_ANEW = (Stage.VALIDATED, Stage.TRAINING)
+MOMENT = 10.0  # seconds for which a listing is good enough in the stages after them
 # Stages of a run that counts: its data is good, and it has not ended badly.
 COUNTING = frozenset(set(Stage) - {Stage.RECEIVED, Stage.REJECTED, Stage.FAILED, Stage.CANCELLED, Stage.SUPERSEDED})
 
 
-def observe(runs: RunStore, run: Run) -> Observation:
-    """What is there now. Raises what Azure raises."""
+class Others:
+    """The other runs of a run's model, as one invocation has listed them.
+
+    After the training its steps follow each other at once, and a listing grows with every run that the model ever had.
+    One that comes meanwhile is seen at the next look, or waits for the turn.
+    """
+
+    def __init__(self) -> None:
+        self._listed: list[Summary] = []
+        self._at = float("-inf")
+
+    def of(self, runs: RunStore, run: Run) -> list[Summary]:
+        """Those that could overtake the run, or be its twins.
+
+        A run that has a share of the traffic is not overtaken any more, and a rollback never is: they need no listing.
+        """
+        if run.share or run.release_of:
+            return []
+        if run.stage in LISTED_ANEW or time.monotonic() - self._at > MOMENT:
+            since = time.monotonic()
+            self._listed = [
+                other for other in runs.summaries(f"{run.model}-")
+                if other.model == run.model and other.id != run.id and other.stage in COUNTING and not other.rollback
+            ]  # fmt: skip
+            self._at = since
+        return self._listed
+
+
+def observe(runs: RunStore, run: Run, known: Others | None = None) -> Observation:
+    """What is there now; ``known``: what the invocation has listed before. Raises what Azure raises."""
     if run.ended:
         return Observation(job=_job(run) if _is_to_be_resumed(run) else None, used_again=idle.used_since_asked(run))
     if run.stage == Stage.RECEIVED:
         return Observation()
-    others = _others(runs, run)
+    others = (known or Others()).of(runs, run)
     overtaken_by = _overtaken_by(run, others)
     match run.stage:
         case Stage.VALIDATED:
             return Observation(overtaken_by, _twins(run, others))
         case Stage.TRAINED:
             return Observation(overtaken_by, safety=bool(settings().content_safety_endpoint))
-        case Stage.APPROVED | Stage.VERIFYING:
+        case Stage.APPROVED:
             return Observation(overtaken_by)
+        case Stage.VERIFYING:
+            return Observation(overtaken_by, deployment=release.observe_deployment(run))
         case Stage.TRAINING:
             return Observation(overtaken_by, job=_job(run))
         case Stage.REGISTERED:
@@ -43,20 +78,6 @@ def observe(runs: RunStore, run: Run) -> Observation:
                 deployment=release.observe_deployment(run) if state else None,
                 champion=release.champion(run) if state and run.stage == Stage.SHIFTING else "",
             )
-
-
-def _others(runs: RunStore, run: Run) -> list[Summary]:
-    """The model's runs that could overtake this one, or be its twins.
-
-    A run that has a share of the traffic is not overtaken any more, and a rollback never is: they need no listing,
-    which grows with every run that the model ever had.
-    """
-    if run.share or run.release_of:
-        return []
-    return [
-        other for other in runs.summaries(f"{run.model}-")
-        if other.model == run.model and other.id != run.id and other.stage in COUNTING and not other.rollback
-    ]  # fmt: skip
 
 
 def _is_to_be_resumed(run: Run) -> bool:

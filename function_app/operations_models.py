@@ -10,10 +10,10 @@ import msgspec
 from . import azure_clients, live_record, model_versions, usage
 from .intake import MODEL_NAME, UNPLACED
 from .live import PREFIX
-from .model_versions import Asset
+from .model_versions import VERSION, Asset
 from .operations_answers import Refused, not_found, page
 from .operations_runs import MOST_LISTED, ask, forbidden, listed, nudged, of_model, under_way
-from .rollback import MOST_READ, SERVED, VERSION, find_version
+from .rollback import MOST_READ, SERVED, find_version
 from .runs import ENDS, Run, RunStore, Stage, Summary
 from .settings import settings
 

@@ -11,22 +11,25 @@ from typing import Any, Literal
 import msgspec
 
 from .advance import wake
+from .intake import MODEL_NAME
 from .operations_answers import Refused, not_found, page
 from .runs import Ask, Conflict, Run, RunStore, Stage, Summary, utc_now
+from .settle import RELEASING
 
 RUN_ID = re.compile(r"[a-z][a-z0-9-]{1,24}-[0-9a-f]{12}")
 CURSOR = re.compile(rf"(?P<micros>\d{{1,17}})~(?P<id>{RUN_ID.pattern})")
 MOST_LISTED = 100_000  # runs that a listing looks at: two hundred requests to the storage
 SAVES = 12  # a run that is being moved at this moment is saved every few milliseconds
 Action = Literal["approve", "reject", "cancel", "retry", "retire"]
-# Stages of a run that changes, or is about to change, what its model's endpoint serves.
-RELEASING = (Stage.APPROVED, Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING)
+PASSED_GATE = RELEASING | {Stage.APPROVED}  # it changes, or is about to change, what its model's endpoint serves
 
 
 def list_runs(runs: RunStore, model: str, stage: str, limit: int, after: str) -> dict[str, Any]:
     """A page of runs, the newest data first, by the listing's facts alone: no record is read. Raises Refused."""
     if stage and stage not in set(Stage):
         raise Refused(400, "invalid_stage", f"stage must be one of {', '.join(Stage)}.")
+    if model and not MODEL_NAME.fullmatch(model):
+        raise Refused(400, "invalid_model", "model must be a model's name; GET operations/models lists them.")
     last = _position(after)
     chosen = (
         summary
@@ -97,7 +100,7 @@ def verdict(run: Run, action: Action) -> Literal["ask", "pending", "done"]:
         case "retry":
             return _retry(run)
     if run.stage == Stage.RETIRED:
-        return "done"
+        return "pending" if run.cleanup == "endpoint" else "done"
     if run.stage != Stage.LIVE:
         raise forbidden(run, f"The run {run.id} is {run.stage}; only one that is live can be retired.")
     return "ask"
@@ -141,7 +144,7 @@ def listed(runs: RunStore, prefix: str = "") -> Iterator[Summary]:
 
 def under_way(summaries: list[Summary]) -> Iterator[Summary]:
     """Those that are being released."""
-    return (summary for summary in summaries if summary.stage in RELEASING)
+    return (summary for summary in summaries if summary.stage in PASSED_GATE)
 
 
 def _at_the_gate(run: Run, action: Action) -> Literal["ask", "done"]:

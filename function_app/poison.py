@@ -1,6 +1,7 @@
 """Messages that the app could not work on: kept as blobs, for people to look at and to send again."""
 
 import base64
+import logging
 import re
 from contextlib import suppress
 from datetime import datetime
@@ -14,6 +15,8 @@ from azure.storage.blob import ContainerClient
 from . import azure_clients
 from .runs import Ask, BlobRunStore, Stage, utc_now
 from .settings import settings
+
+log = logging.getLogger("function_app.poison")
 
 PREFIX = "poison/"
 RUN_ID = re.compile(r"[a-z0-9-]{1,100}")  # what may become part of a blob's name
@@ -98,6 +101,9 @@ def _read(name: str) -> Kept | None:
     try:
         return msgspec.json.decode(_runs().download_blob(_blob(name)).readall(), type=Kept)
     except ResourceNotFoundError:
+        return None
+    except msgspec.MsgspecError as error:  # somebody has changed it; the others can be read
+        log.error("poison name=%s error=%r", name, str(error))
         return None
 
 

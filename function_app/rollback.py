@@ -1,7 +1,6 @@
 """The way back to a model that was registered before: a run of its own, which begins with the release."""
 
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -17,7 +16,6 @@ from .runs import Run, RunStore, Stage, Summary, utc_now
 
 log = logging.getLogger("function_app.rollback")
 
-VERSION = re.compile(r"[0-9]{1,20}")
 MOST_READ = 20  # records that are read to find the one of a version, or of the model that served before
 MOST_AGAIN = 50  # rollbacks from one and the same model
 CLOCKS = timedelta(minutes=2)  # by which the storage's clock and ours may differ
@@ -33,7 +31,7 @@ def roll_back(runs: RunStore, model: str, version: str, by: str, note: str = "")
     Asking again, while that is under way or when it serves already, gives the same run. Raises Refused while another
     release of the model is under way, and for a version that cannot be had.
     """
-    if version and not VERSION.fullmatch(version):
+    if version and not model_versions.VERSION.fullmatch(version):
         raise Refused(400, "invalid_field", f"version must be one of those that GET operations/models/{model} lists.")
     for _ in range(2):  # of two that ask at once one makes the record, and the other finds it
         summaries = of_model(runs, model)

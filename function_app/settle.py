@@ -19,6 +19,7 @@ log = logging.getLogger("function_app.settle")
 SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
 SAVES = 5  # of another run's record, before it is left to the next attempt
 RELEASING = frozenset({Stage.REGISTERED, Stage.DEPLOYING, Stage.VERIFYING, Stage.SHIFTING})
+NEEDING = RELEASING | {Stage.APPROVED, Stage.LIVE}  # a deployment: a rollback has its place from its beginning
 
 
 def finish(run: Run, step: Finish) -> Finish:
@@ -26,18 +27,22 @@ def finish(run: Run, step: Finish) -> Finish:
 
     Nothing is stopped yet: only once the record is saved is it sure that no other invocation has moved the run on.
     """
-    run.cleanup, run.cleanup_at = left_at(run.stage), None
+    run.cleanup, run.cleanup_at = left_at(run, run.stage), None
     run.move(step.stage, step.reason, utc_now())
     announce(run)
     log.info("end run_id=%s stage=%s", run.id, run.stage)
     return step
 
 
-def left_at(stage: Stage) -> Literal["", "job", "deployment", "endpoint"]:
-    """What a run that ends at the stage may have started."""
+def left_at(run: Run, stage: Stage) -> Literal["", "job", "deployment", "endpoint"]:
+    """What the run may have started when it ends at the stage.
+
+    Before it has the turn that is nothing, and a rollback's place is still another run's deployment. Of a deployment
+    that would have been its own it is looked whether it is there: the record may be that of a second attempt.
+    """
     if stage in (Stage.VALIDATED, Stage.TRAINING):
         return "job"
-    if stage in RELEASING:
+    if stage in RELEASING and (run.holds_turn or not run.place):
         return "deployment"
     return "endpoint" if stage == Stage.LIVE else ""
 
@@ -159,7 +164,7 @@ def _needed(runs: RunStore, run: Run) -> set[str]:
     made themselves, or that have gone live while this one was looking."""
     names = {run.id, run.deployment}
     for other in _of_model(runs, run):
-        found = runs.get(other.id) if other.stage in RELEASING | {Stage.LIVE} or other.unsettled else None
+        found = runs.get(other.id) if other.stage in NEEDING or other.unsettled else None
         if found and (not found[0].ended or found[0].stage == Stage.LIVE or found[0].cleanup == "deployment"):
             names |= {found[0].id, found[0].deployment}
     return names

@@ -18,7 +18,7 @@ from .blob_ranges import Replaced
 from .dataset import wording
 from .errors import StepError, TransientError, UserError
 from .lifecycle import deadline, next_step, out_of_time
-from .observe import observe
+from .observe import Others, observe
 from .recipe import Recipe
 from .runs import Run, RunStore, Stage, utc_now
 from .step_kinds import (
@@ -53,10 +53,13 @@ LONGEST_RETRY_AFTER = 3600.0  # seconds; what Azure asks for beyond is not waite
 TRANSIENT_STATUS = frozenset({401, 403, 408, 409, 412, 423, 429, 500, 502, 503, 504})
 
 
-def take(runs: RunStore, run: Run) -> Step:
-    """Observe, decide and act once. What goes wrong becomes part of the run; a bug is raised."""
+def take(runs: RunStore, run: Run, known: Others | None = None) -> Step:
+    """Observe, decide and act once. What goes wrong becomes part of the run; a bug is raised.
+
+    ``known``: for all steps of an invocation the same, so that it lists the model's other runs once.
+    """
     try:
-        step = next_step(run, observe(runs, run), utc_now())
+        step = next_step(run, observe(runs, run, known), utc_now())
         _act(runs, run, step)
         if isinstance(step, Wait):
             run.attempts = 0  # Azure has answered: only failures in a row count
@@ -199,6 +202,8 @@ def _resume(run: Run, stage: Stage, reason: str) -> None:
     if stage == Stage.VALIDATED:
         run.generation += 1
     run.holds_turn, run.share, run.checked, run.failures, run.revivals = False, 0, 0, 0, 0
+    if run.outbox:  # a person does not wait for a topic
+        log.warning("resume run_id=%s unpublished=%s", run.id, ",".join(run.outbox))
     run.outbox = []
     run.move(stage, reason, utc_now())
 

@@ -720,6 +720,58 @@ def test_who_drops_a_file_another_one_and_the_first_again_gets_the_first(world: 
     ]  # fmt: skip
 
 
+def count_listings(world: World, monkeypatch: pytest.MonkeyPatch) -> list[Stage]:
+    """The stage of the first run at each listing of the model's runs."""
+    listings: list[Stage] = []
+    summaries = world.store.summaries
+
+    def counted(prefix: str = "") -> Iterator[Summary]:
+        listings.append(next(iter(world.store.records.values()))[0].stage)
+        return summaries(prefix)
+
+    monkeypatch.setattr(world.store, "summaries", counted)
+    return listings
+
+
+def test_one_listing_of_the_model_s_runs_serves_the_steps_of_an_invocation(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = count_listings(world, monkeypatch)
+    run = world.drop()
+    advance.advance(run.id)
+    assert listings == [Stage.VALIDATED, Stage.TRAINING]  # both anew: of twins, and of newer data
+    listings.clear()
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.LIVE
+    # One for all steps, one for the runs that it replaces, one for those that waited for its turn.
+    assert listings == [Stage.TRAINING, Stage.SHIFTING, Stage.LIVE]
+    # A listing is good for a moment, not for as long as a slow deployment takes to answer.
+    monkeypatch.setattr(observe, "MOMENT", 0)
+    other = world.drop("0x2", minutes=1)
+    listings.clear()
+    advance.advance(other.id)
+    assert len(listings) > 5
+
+
+def test_newer_data_that_comes_while_the_deployment_is_asked_for_long_overtakes_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "MOMENT", 0)
+    run, verify = world.drop(), world.verify
+
+    def asked_for_long(run: Run) -> str:
+        newer = world.drop("0x2", minutes=1)
+        newer.move(Stage.VALIDATED, "for the test", world.now)
+        world.store.save(newer, "1")
+        return verify(run)
+
+    monkeypatch.setattr(world, "verify", asked_for_long)
+    world.job = JobSeen("Completed")
+    advance.advance(run.id)
+    assert world.run(run).stage == Stage.SUPERSEDED
+
+
 def test_the_same_file_again_is_not_trained_again(world: World) -> None:
     world.fingerprints = {"0x2": "0x1"}
     first, again = world.drop(), world.drop("0x2", minutes=1)

@@ -234,3 +234,48 @@ async def test_an_answer_that_is_no_scoring_payload_is_a_502(world: World, answe
     with pytest.raises(openai.InternalServerError) as failed:
         await world.client().chat.completions.create(model="support", messages=HELLO)
     assert failed.value.status_code == 502
+
+
+async def refused_by_traffic(request: web.Request) -> web.Response:
+    """By the traffic it leads to a challenger that is out of order; the deployment of the live record is well."""
+    if request.headers.get("azureml-model-deployment") == "r-0123456789ab":
+        message = {"role": "assistant", "content": "well"}
+        return web.json_response({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+    return web.json_response({"error": {"message": "starting"}}, status=503)
+
+
+async def test_a_challenger_that_fails_is_not_seen_by_those_who_chat(world: World) -> None:
+    world.endpoint.handler = refused_by_traffic
+    answer = await world.client().chat.completions.create(model="support", messages=HELLO)
+    assert answer.choices[0].message.content == "well"
+    assert [headers.get("azureml-model-deployment") for headers in world.endpoint.headers] == [None, "r-0123456789ab"]
+
+
+async def test_a_model_that_has_moved_is_asked_where_it_is_now(world: World) -> None:
+    world.container.put_live("support", "https://localhost:1/v1/chat/completions")
+    assert [each.id async for each in world.client().models.list()] == ["support"]  # and remembered
+    world.container.put_live("support", world.endpoint.uri)
+    answer = await world.client().chat.completions.create(model="support", messages=HELLO)
+    assert answer.choices[0].message.content == "Hello there!"
+    assert "azureml-model-deployment" not in world.endpoint.headers[0]
+
+
+async def test_what_fails_there_too_is_told_and_asked_no_third_time(world: World) -> None:
+    async def fail(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "out of order"}}, status=503)
+
+    world.endpoint.handler = fail
+    with pytest.raises(openai.APIStatusError):
+        await world.client().chat.completions.create(model="support", messages=HELLO)
+    assert len(world.endpoint.bodies) == 2
+
+
+@pytest.mark.parametrize("status", [400, 429])
+async def test_a_refusal_of_the_request_itself_is_not_asked_elsewhere(world: World, status: int) -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no"}}, status=status)
+
+    world.endpoint.handler = refuse
+    with pytest.raises(openai.APIStatusError):
+        await world.client().chat.completions.create(model="support", messages=HELLO)
+    assert len(world.endpoint.bodies) == 1

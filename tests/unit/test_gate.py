@@ -96,3 +96,14 @@ def test_a_person_decides_where_the_recipe_says_so() -> None:
         assert "by alice: read it (held-out loss 2.000" in verdict.reason
     # Nobody is asked where the numbers decide.
     assert judge({}, worse, Ask("approve", "alice", NOW)) == judge({}, worse)
+
+
+def test_the_person_who_decides_is_told_the_severities() -> None:
+    found = losses(1.0, 2.0) | {"safety": {"answers": 5, "severities": {"Violence": 4, "Hate": 0}}}
+    told = "held-out loss 2.000, the base's is 1.000; content safety: Hate 0, Violence 4 in 5 sampled answers"
+    assert judge({"rule": "manual"}, found).reason == f"it waits for a person's approval: {told}"  # type: ignore[attr-defined]
+    for action in ("approve", "reject"):
+        asked = Ask(action, "alice", NOW)  # type: ignore[arg-type]
+        assert told in judge({"rule": "manual"}, found, asked).reason  # type: ignore[attr-defined]
+    none_sampled = losses(1.0, 2.0) | {"safety": {"answers": 0, "severities": {}}}
+    assert "no answer was sampled" in judge({"rule": "manual"}, none_sampled).reason  # type: ignore[attr-defined]

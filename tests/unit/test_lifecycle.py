@@ -60,7 +60,7 @@ def test_the_happy_path_takes_each_step_once() -> None:
     assert step(Stage.DEPLOYING, endpoint_state="Succeeded", deployment=ready) == Move(
         Stage.VERIFYING, "the deployment is ready"
     )
-    assert step(Stage.VERIFYING) == Verify()
+    assert step(Stage.VERIFYING, deployment=ready) == Verify()
     assert step(Stage.SHIFTING, endpoint_state="Succeeded", deployment=ready) == ShiftTraffic(100)
     all_of_it = a_run(Stage.SHIFTING, share=100)
     seen = Observation(endpoint_state="Succeeded", deployment=ready, traffic=traffic_on_it)
@@ -90,6 +90,23 @@ def test_the_traffic_is_shifted_share_by_share(
         traffic={run.deployment: traffic, "r-old": 100 - traffic},
     )  # fmt: skip
     assert next_step(run, seen, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("deployment", "said"),
+    [
+        (None, "has disappeared from Azure ML before it was asked"),
+        (DeploymentSeen("Failed", "a question"), "failed after its start; see its log in Azure ML"),
+        (DeploymentSeen("Canceled"), "failed after its start; see its log in Azure ML"),
+    ],
+)
+def test_a_deployment_that_is_lost_is_not_asked_for_half_an_hour(deployment: DeploymentSeen | None, said: str) -> None:
+    taken = step(Stage.VERIFYING, deployment=deployment)
+    assert isinstance(taken, Finish)
+    assert taken.stage == Stage.FAILED
+    assert said in taken.reason
+    assert "a question" not in taken.reason
+    assert step(Stage.VERIFYING, deployment=DeploymentSeen("Updating")) == Verify()  # it may answer all the same
 
 
 def test_a_rollback_and_a_release_without_a_champion_get_all_the_traffic_at_once() -> None:

@@ -181,6 +181,7 @@ def test_runs_are_listed_by_model_and_stage(office: Office) -> None:
     [
         ({"limit": "0"}, "limit"), ({"limit": "1000000"}, "limit"), ({"limit": "½"}, "limit"),
         ({"stage": "gone"}, "stage"), ({"after": "x"}, "after"), ({"modle": "support"}, "modle"),
+        ({"model": "../live/support"}, "model"), ({"model": "a" * 2000}, "model"),
     ],
 )  # fmt: skip
 def test_a_query_that_cannot_be_meant_is_refused_by_name(office: Office, query: dict[str, str], named: str) -> None:
@@ -347,7 +348,7 @@ def test_bodies_are_checked_and_bounded(office: Office, body: bytes, status: int
     st.none() | st.sampled_from(ACTIONS),
     st.sampled_from(["manual", "better"]),
     st.sampled_from([0, 10, 100]),
-    st.sampled_from(["", "deployment"]),
+    st.sampled_from(["", "deployment", "endpoint"]),
 )
 def test_what_may_be_asked_is_what_the_state_machine_does(
     action: operations_runs.Action, stage: Stage, asked: operations_runs.Action | None, rule: str, share: int, left: str
@@ -516,7 +517,7 @@ def test_of_two_at_the_same_moment_for_different_versions_the_second_is_told_of_
     assert len(office.store.records) == 4
 
 
-@pytest.mark.parametrize("stage", operations_runs.RELEASING)
+@pytest.mark.parametrize("stage", sorted(operations_runs.PASSED_GATE))
 def test_while_a_release_is_under_way_a_rollback_and_a_retirement_name_the_run_to_cancel(
     office: Office, served: list[Run], stage: Stage
 ) -> None:
@@ -702,6 +703,19 @@ def test_kept_messages_are_listed_in_pages_and_sent_again(office: Office, monkey
     assert sent == [(kept[0]["name"], "alice")]
     monkeypatch.setattr(operations_poison.poison, "replay", lambda name, by: False)
     assert office.post("poison/gone/replay")[0] == 404
+
+
+def test_versions_that_people_have_named_otherwise_do_not_spoil_the_list(office: Office) -> None:
+    for number in (1, 2):
+        office.ml.register(office.store.put(a_run(number, Stage.LIVE)))
+    office.ml.registered["support", "by-hand"] = {"run_id": "", "archived": False}
+    first = office.get("models/support", limit=1)
+    second = office.get("models/support", limit=1, after=first["after"])
+    assert [each["run_id"] for page in (first, second) for each in page["versions"]] == [
+        "support-000000000002",
+        "support-000000000001",
+    ]
+    assert second["after"] is None
 
 
 def test_an_error_nobody_foresaw_is_logged_and_not_shown(

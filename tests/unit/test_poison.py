@@ -203,3 +203,10 @@ def test_the_newest_are_listed_first(world: World) -> None:
         bury(f"not ours {number}".encode())
         world.now += timedelta(hours=1)
     assert [kept["message"] for kept in poison.kept()] == ["not ours 2", "not ours 1", "not ours 0"]
+
+
+def test_a_kept_message_that_somebody_has_changed_does_not_hide_the_others(world: World) -> None:
+    bury(b"not ours")
+    world.blobs.upload_blob("poison/20261121T090000Z-support-000000000001.json", b"{half", overwrite=True)
+    assert [kept["message"] for kept in poison.kept()] == ["not ours"]
+    assert not poison.replay("20261121T090000Z-support-000000000001")

@@ -59,6 +59,12 @@ def test_what_a_run_leaves_depends_on_where_it_was(monkeypatch: pytest.MonkeyPat
     assert run.outbox == ([] if stage == Stage.LIVE else ["RunFailed"])
 
 
+def test_a_rollback_that_ends_before_its_turn_leaves_the_deployment_of_another_run_alone() -> None:
+    run = a_run("0x1", Stage.REGISTERED, release_of="support-0", place="r-old")
+    settle.finish(run, Finish(Stage.CANCELLED, "why"))
+    assert run.cleanup == ""
+
+
 def test_the_replaced_are_deleted_but_none_that_another_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run("0x0", Stage.LIVE, cleanup="replaced", cleanup_at=NOW)
     # A rollback has the place of the run whose model it releases: the tags of the deployment may still be that run's.
@@ -70,9 +76,11 @@ def test_the_replaced_are_deleted_but_none_that_another_run_needs(monkeypatch: p
         a_run("0x4", Stage.LIVE),  # has gone live while this one looked, and serves
         a_run("0x5", Stage.FAILED),
         a_run("0x6", Stage.REGISTERED, place="r-old"),
+        a_run("0x7", Stage.APPROVED, place="r-older"),  # a rollback that was asked for a moment ago
     ]
     places = {Place("managed", each.deployment): each.id for each in others}
-    places |= {Place("managed", "r-old"): "support-0", Place("managed", run.deployment): retired.id}
+    places |= {Place("managed", name): "support-0" for name in ("r-old", "r-older")}
+    places |= {Place("managed", run.deployment): retired.id}
     deleted: list[str] = []
     monkeypatch.setattr(release, "other_deployments", lambda _: places)
     monkeypatch.setattr(release, "observe_deployment", lambda _: DeploymentSeen("Succeeded"))
