@@ -1,9 +1,39 @@
-"""The function app: its triggers, and in which module each lives.
+"""The function app: its triggers, and which module to open for what.
 
-on_dataset_uploaded, on_job_event   events.py    Event Grid → queue
-advance_run, bury_run, sweep        advance.py   queue, poison queue and timer → the run's next steps
-chat, models, page                  chat.py      HTTP → Prompt Flow → the model's endpoint
-operations_*                        operations.py   HTTP → what operators see, and ask of runs and models
+The triggers
+    on_dataset_uploaded, on_job_event   events.py      Event Grid → queue
+    advance_run, bury_run, sweep        advance.py     queue, poison queue and timer → the run's next steps
+    chat, models, page                  chat.py        HTTP → Prompt Flow → the model's endpoint
+    operations_*                        operations.py  HTTP → what operators see, and ask of runs and models
+
+A run, from file to live model: advance.py calls steps.py, again and again
+    runs            the record and its store
+    lifecycle       the state machine: what to do next; of step_kinds, by what observation says is there
+    observe, steps  look at Azure, do the step
+    gate, turn      may it serve, and is it its turn to change the endpoint
+    settle          what is left to do after its end; outcomes tells a topic of it
+    idle, poison    models that nobody uses; messages that nobody could work on
+
+A file that was dropped: intake → examine → dataset/, recipe/
+    estimate, prices, budget        what it will take and cost, and what the recipe allows
+    machines, machines.yaml         what is known of base models and machines; prices.yaml of prices
+    blob_ranges, block_writer, data_assets   read it; write its splits; show them in the studio
+
+Training: engines/, one module for each way to train
+
+The release of a model: release, by release_managed or release_serverless
+    deployment_spec, serving_environment   what a deployment is made of
+    stray_traffic                          traffic that an invocation too late took away is given back
+    verification, content_safety           is it good enough to answer people
+    lineage, model_versions, rollback      what is registered, and the way back
+    live_record                            what serves now
+
+The chat: openai_api and openai_messages (the wire), chat_errors, chat_log, chat_page, flow_runner
+    live, usage                     which models there are, and when each last answered
+
+Operators: operations_runs, operations_models, operations_poison, operations_answers
+
+Everywhere: settings, errors, azure_clients, blob_retries, chat_keys (who may call); api_keys makes a key
 """
 
 import os

@@ -2,7 +2,7 @@
 
 What a group prints comes when it has ended. A word after the command chooses groups.
 
-Run as: python -m tests [emulator-1] [emulator-2] [app] [chaos] [training]
+Run as: python -m tests [emulator-1] [emulator-2] [e2e] [unit] [chaos] [training]
 """
 
 import os
@@ -21,9 +21,10 @@ EMULATOR = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "emu
 GROUPS: dict[str, tuple[str, ...]] = {
     "emulator-1": (sys.executable, *EMULATOR[::2], "-m", "not last"),
     "emulator-2": (sys.executable, *EMULATOR[1::2], "-m", "not last"),
-    "app": (sys.executable, "tests/unit", "tests/e2e", "tests/browser"),
-    "chaos": (sys.executable, "tests/chaos"),
+    "e2e": (sys.executable, "tests/e2e"),
     "training": (str(TRAINING), "tests/training"),
+    "unit": (sys.executable, "tests/unit", "tests/browser"),
+    "chaos": (sys.executable, "tests/chaos"),
 }
 # What looks back on both halves of the emulator's tests; they leave what they have seen in the folder JUDGED.
 LAST = (sys.executable, "tests/emulator", "-m", "last")

@@ -5,11 +5,13 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from azure.core.exceptions import ResourceNotFoundError
 from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient
@@ -81,10 +83,51 @@ def run_emulator(home: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def until(check: Callable[[], Any], limit: float = 60) -> Any:
+    """The first true answer of ``check``, which is asked again and again for ``limit`` seconds."""
+    deadline = time.monotonic() + limit
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"not within {limit} s"
+        time.sleep(0.05)
+    return found
+
+
+def forget_clients() -> None:
+    """Let the app in this process look at its settings and make its clients anew: for another local Azure."""
+    from function_app import azure_clients
+    from function_app.engines import command, machines
+    from function_app.settings import settings
+
+    for cached in (settings, *vars(azure_clients).values()):
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
+    command.forget()
+    machines.forget()
+
+
 def exports(text: str) -> dict[str, str]:
     """The variables of ``export NAME=value`` lines."""
     words = [shlex.split(line)[1] for line in text.splitlines()]
     return dict(word.split("=", 1) for word in words)
+
+
+def elsewhere(folder: Path, **changed: Any) -> Path:
+    """This project's emulator.yaml, written into ``folder``; ``changed``: some of its keys."""
+    raw = _absolute(yaml.safe_load((ROOT / "emulator.yaml").read_text(encoding="utf-8")))
+    raw["functions_app"] = raw["fine_tuning"]["python_path"] = str(ROOT)
+    raw["serverless"]["context"] = str(ROOT / raw["serverless"]["context"])
+    path = folder / "emulator.yaml"
+    path.write_text(yaml.safe_dump(raw | changed), encoding="utf-8")
+    return path
+
+
+def _absolute(value: Any) -> Any:
+    """With the folders of the Python environments as they are called from everywhere."""
+    if isinstance(value, dict):
+        return {key: _absolute(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_absolute(each) for each in value]
+    return str(ROOT / value) if isinstance(value, str) and value.startswith(".venv") else value
 
 
 @contextmanager

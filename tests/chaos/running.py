@@ -13,11 +13,9 @@ from unittest.mock import patch
 
 from emulator.config import Home, load_project
 from emulator.environment import app_environment
-from function_app import azure_clients
 from function_app.engines import command
-from function_app.settings import settings
 from tests.instant import project
-from tests.local_azure import local_azure
+from tests.local_azure import forget_clients, local_azure
 
 from .harness import Broken, Play
 from .invariants import violations
@@ -47,7 +45,7 @@ class Played:
 @contextmanager
 def local_world() -> Iterator[LocalWorld]:
     """A local Azure with the jobs and servers of tests/instant, and this process as its function app."""
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder = Path(tempfile.mkdtemp(prefix="chaos "))
     try:
         path = project(folder)
         with local_azure(folder / "home", project=path):
@@ -59,11 +57,11 @@ def local_world() -> Iterator[LocalWorld]:
                 # Each job fetches the code, of which the instant one needs nothing.
                 patch.object(command, "CODE", _small_code(folder)),
             ):
-                _forget()
+                forget_clients()
                 logging.getLogger("azure").setLevel(logging.ERROR)  # a failing schedule's trace says more
                 yield LocalWorld(home.path, home.project.workspace_id)
     finally:
-        _forget()
+        forget_clients()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -88,12 +86,3 @@ def _small_code(folder: Path) -> Path:
     code.mkdir()
     shutil.copy(TRAINING / "conda.yml", code)
     return code
-
-
-def _forget() -> None:
-    """The clients of another environment."""
-    for cached in (settings, azure_clients.credential, azure_clients._blob_service, azure_clients.container,
-                   azure_clients._workspace_blob_service, azure_clients.datastore_container, azure_clients.runs_queue,
-                   azure_clients.ml_client, azure_clients.registry_client):  # fmt: skip
-        cached.cache_clear()
-    command.forget()

@@ -12,35 +12,22 @@ import pytest
 from azure.ai.ml import MLClient
 
 from function_app import advance, azure_clients, poison, settle, steps
-from function_app.engines import command, machines
 from function_app.runs import Run, Stage, run_id
-from function_app.settings import settings
 from tests import instant
-from tests.local_azure import LocalAzure, local_azure
+from tests.local_azure import LocalAzure, forget_clients, local_azure
 
 SWEEP_EVERY = timedelta(minutes=5)
 LONGEST = timedelta(days=1)
 RECIPE = b"release: {bake_minutes: 1}\n"
-CACHES = (settings, azure_clients.credential, azure_clients._blob_service, azure_clients.container,
-          azure_clients.runs_queue, azure_clients.ml_client, azure_clients.datastore_container,
-          azure_clients._workspace_blob_service)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
     project = instant.project(tmp_path_factory.mktemp("project"))
     with local_azure(tmp_path_factory.mktemp("local-azure"), project=project) as running:
-        _forget_everything()
+        forget_clients()
         yield running
-        _forget_everything()
-
-
-def _forget_everything() -> None:
-    """The app's clients are those of this module's local Azure."""
-    for cache in CACHES:
-        cache.cache_clear()
-    command.forget()
-    machines.forget()
+        forget_clients()
 
 
 class Timer:

@@ -4,18 +4,16 @@ The local Azure with its real Functions host; trainings and deployments take mil
 """
 
 import json
-import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.instant import dataset, project
-from tests.local_azure import LocalAzure, local_azure
+from tests.instant import dataset
+from tests.local_azure import LocalAzure, until
 
 RECIPE = "gate: {{rule: {rule}}}\nrelease: {{step_minutes: 0, bake_minutes: {bake}}}\n"
 
@@ -81,37 +79,33 @@ class Operator:
 
 
 @pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    home = tmp_path_factory.mktemp("local-azure")
-    path = project(tmp_path_factory.mktemp("project"), functions=True)
-    with local_azure(home, project=path) as running:
-        yield Operator(running)
-    shutil.rmtree(home, ignore_errors=True)
+def operator(instant_azure: LocalAzure) -> Operator:
+    return Operator(instant_azure)
 
 
 def test_from_an_approval_to_a_rollback_a_retirement_and_back(operator: Operator) -> None:
-    first = operator.drop("support", dataset("one"), rule="manual")
+    first = operator.drop("helpdesk", dataset("one"), rule="manual")
     assert operator.wait(first, "trained")["may"] == ["approve", "reject", "cancel"]
     with ThreadPoolExecutor(4) as people:
         approvals = people.map(lambda _: operator.post(f"runs/{first}/approve", note="read the answers"), range(4))
         assert {status for status, _ in approvals} <= {200, 202}
     reasons = [event["reason"] for event in operator.wait(first, "live")["history"]]
     assert sum("approved by local: read the answers" in reason for reason in reasons) == 1
-    second = operator.drop("support", dataset("two"))
+    second = operator.drop("helpdesk", dataset("two"))
     operator.wait(second, "live")
-    assert second in operator.answer("support")
+    assert second in operator.answer("helpdesk")
 
     # The first one's deployment is still there, and takes over as it is.
     with ThreadPoolExecutor(4) as people:
-        answers = list(people.map(lambda _: operator.post("models/support/rollback", note="it is rude"), range(4)))
+        answers = list(people.map(lambda _: operator.post("models/helpdesk/rollback", note="it is rude"), range(4)))
     assert {status for status, _ in answers} == {202}
     ((back, deployment),) = {(content["run"]["id"], content["run"]["deployment"]) for _, content in answers}
     assert deployment == f"r-{first[-12:]}"
     assert [event["stage"] for event in operator.wait(back, "live")["history"]][:3] == [
         "approved", "registered", "deploying",
     ]  # fmt: skip
-    assert first in operator.answer("support")
-    model = operator.get("models/support")
+    assert first in operator.answer("helpdesk")
+    model = operator.get("models/helpdesk")
     assert model["live"]["run_id"] == back
     assert {each["run_id"] for each in model["versions"]} == {first, second}  # a rollback registers nothing
     serving, newer = model["live"]["model_version"], max(each["version"] for each in model["versions"])
@@ -119,18 +113,17 @@ def test_from_an_approval_to_a_rollback_a_retirement_and_back(operator: Operator
 
     # What is deployed cannot be deleted; the endpoint can, and the model comes back.
     for version in (serving, newer):
-        assert operator.ask("DELETE", f"operations/models/support/versions/{version}")[0] == 409
-    while operator.post("models/support/retire")[0] == 202:
-        time.sleep(0.3)
+        assert operator.ask("DELETE", f"operations/models/helpdesk/versions/{version}")[0] == 409
+    until(lambda: operator.post("models/helpdesk/retire")[0] == 200)
     assert operator.get(f"runs/{back}")["stage"] == "retired"
-    model = operator.get("models/support")
+    model = operator.get("models/helpdesk")
     assert (model["live"], model["deployments"]) == (None, [])
-    assert operator.ask("DELETE", f"operations/models/support/versions/{newer}")[0] == 200
-    assert [each["version"] for each in operator.get("models/support")["versions"]] == [serving]
-    assert operator.post("models/support/rollback", version=newer)[1]["error"]["code"] == "archived"
-    again = operator.post("models/support/rollback")[1]["run"]["id"]
+    assert operator.ask("DELETE", f"operations/models/helpdesk/versions/{newer}")[0] == 200
+    assert [each["version"] for each in operator.get("models/helpdesk")["versions"]] == [serving]
+    assert operator.post("models/helpdesk/rollback", version=newer)[1]["error"]["code"] == "archived"
+    again = operator.post("models/helpdesk/rollback")[1]["run"]["id"]
     operator.wait(again, "live")
-    assert first in operator.answer("support")
+    assert first in operator.answer("helpdesk")
 
 
 def test_a_run_that_was_cancelled_in_its_training_is_taken_up_again_with_a_new_job(operator: Operator) -> None:

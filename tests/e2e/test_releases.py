@@ -5,10 +5,7 @@ tests/instant's, which answers with the id of its run, so that every answer tell
 """
 
 import json
-import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +16,7 @@ from azure.identity import DefaultAzureCredential
 
 from tests import instant
 from tests.e2e.chatters import Chat, Chatters, chatting
-from tests.local_azure import LocalAzure, local_azure
+from tests.local_azure import LocalAzure, until
 
 Json = dict[str, Any]
 STEP, BAKE = 0.016, 0.016  # minutes: a second
@@ -28,12 +25,8 @@ QUESTIONS = [f"What is thing {number}?" for number in range(7)]
 
 
 @pytest.fixture(scope="module")
-def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
-    home = tmp_path_factory.mktemp("local-azure")
-    project = instant.project(tmp_path_factory.mktemp("project"), functions=True)
-    with local_azure(home, project=project) as running:
-        yield running
-    shutil.rmtree(home, ignore_errors=True)
+def azure(instant_azure: LocalAzure) -> LocalAzure:
+    return instant_azure
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +56,6 @@ def at_it(azure: LocalAzure, model: str) -> Any:
     return chatting(environment["APP_BASE_URL"] + "/api/v1", environment["CHAT_API_KEY"], model, QUESTIONS)
 
 
-def until(check: Callable[[], Any], limit: float = 30) -> Any:
-    """The first true answer of ``check``."""
-    deadline = time.monotonic() + limit
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"not within {limit} s"
-        time.sleep(0.05)
-    return found
-
-
 def test_nobody_who_chats_notices_three_releases(azure: LocalAzure, ml: MLClient) -> None:
     runs = [release(azure, "support", "first")]
     with at_it(azure, "support") as chatters:
@@ -83,7 +67,7 @@ def test_nobody_who_chats_notices_three_releases(azure: LocalAzure, ml: MLClient
         until(lambda: len(chatters.chats) > seen + 40)
         # The replaced deployments are deleted while the chatting goes on.
         only = {"r-" + runs[-1]["id"].rpartition("-")[2]: 100}
-        endpoint = next(iter(ml.online_endpoints.list())).name
+        endpoint = endpoint_of(azure, "support")
         until(lambda: [each.name for each in ml.online_deployments.list(endpoint)] == list(only))
         assert ml.online_endpoints.get(endpoint).traffic == only
     assert [run["stage"] for run in runs] == ["live"] * 4, [run["history"][-1]["reason"] for run in runs]

@@ -10,8 +10,16 @@ import pytest
 from azure.ai.ml import MLClient
 from job_helpers import client
 
+from tests import instant
 from tests.emulator.conformance import Oracle, watch
-from tests.local_azure import LocalAzure, local_azure
+from tests.local_azure import ROOT, LocalAzure, elsewhere, local_azure
+
+# Modules that neither run a job nor look at one: MLflow's server, a third of what a start costs, is played.
+WITHOUT_MLFLOW = {
+    "test_assets", "test_bad_requests", "test_blob_io", "test_computes", "test_faults", "test_intake",
+    "test_online_deployments", "test_online_endpoints", "test_online_inference", "test_releases", "test_sdk",
+    "test_storage", "test_workspace",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,9 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
-    home = tmp_path_factory.mktemp("local-azure")
-    with local_azure(home) as running:
+def azure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
+    home, project = tmp_path_factory.mktemp("local-azure"), ROOT / "emulator.yaml"
+    if request.module.__name__.rpartition(".")[2] in WITHOUT_MLFLOW:
+        folder = tmp_path_factory.mktemp("project")
+        project = elsewhere(folder, mlflow_python=str(instant.environment(folder)))
+    with local_azure(home, project=project) as running:
         yield running
     shutil.rmtree(home, ignore_errors=True)
 

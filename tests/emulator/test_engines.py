@@ -12,14 +12,14 @@ from azure.ai.ml import MLClient
 from azure.ai.ml.entities import AmlCompute, Model
 from job_helpers import Arm, completed, log, wait
 
-from function_app import azure_clients, engines
-from function_app.engines import clusters, command, machines, service
+from function_app import engines
+from function_app.engines import clusters, command, service
 from function_app.errors import TransientError, UserError
 from function_app.observation import JobSeen
 from function_app.recipe import Recipe, read_recipe
 from function_app.runs import DatasetVersion, Run, Stage, new_run
 from function_app.settings import settings
-from tests.local_azure import LocalAzure
+from tests.local_azure import LocalAzure, forget_clients
 
 A100 = "compute: {instance_type: Standard_NC24ads_A100_v4}"
 PHI = "azureml://registries/azureml/models/Phi-3-mini-4k-instruct"
@@ -42,25 +42,9 @@ echo '{"eval": {"base": {"loss": 2.0}, "tuned": {"loss": 1.0}}}' > metrics.json"
 @pytest.fixture(scope="module", autouse=True)
 def _this_local_azure(azure: LocalAzure) -> Iterator[None]:
     """The app's clients are those of this module's local Azure."""
-    forget()
+    forget_clients()
     yield
-    forget()
-
-
-def forget() -> None:
-    for cache in (
-        settings,
-        azure_clients.credential,
-        azure_clients._blob_service,
-        azure_clients._workspace_blob_service,
-        azure_clients.container,
-        azure_clients.datastore_container,
-        azure_clients.ml_client,
-        azure_clients.registry_client,
-    ):
-        cache.cache_clear()
-    command.forget()
-    machines.forget()
+    forget_clients()
 
 
 @pytest.fixture(autouse=True)

@@ -9,27 +9,23 @@ from typing import Any
 
 import pytest
 
-from function_app import azure_clients, intake
+from function_app import intake
 from function_app.blob_ranges import Replaced
 from function_app.errors import TransientError
 from function_app.runs import DatasetVersion, Run, new_run
-from function_app.settings import settings
-from tests.local_azure import LocalAzure
+from tests.local_azure import LocalAzure, forget_clients
 
 CONTAINER = "quiet-datasets"
-CACHES = (settings, azure_clients.credential, azure_clients._blob_service, azure_clients.container)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _this_local_azure(azure: LocalAzure) -> Iterator[None]:
     """The app's clients are those of this module's local Azure, with a container of which no events tell the app."""
-    for cache in CACHES:
-        cache.cache_clear()
+    forget_clients()
     azure.storage.create_container(CONTAINER)
     os.environ["DATASETS_CONTAINER"] = CONTAINER
     yield
-    for cache in CACHES:
-        cache.cache_clear()
+    forget_clients()
 
 
 def lines(count: int, words: str = "") -> bytes:

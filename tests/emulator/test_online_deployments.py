@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,7 @@ from tests.emulator.online import (
     servers,
     set_traffic,
 )
-from tests.local_azure import LocalAzure, run_emulator
-
-
-def until(check: Callable[[], Any], limit: float = 20) -> Any:
-    """The first true answer of ``check``."""
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        if found := check():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {limit} s")
+from tests.local_azure import LocalAzure, run_emulator, until
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from azure.core.exceptions import HttpResponseError
 
 from emulator.store import Store
 from tests.emulator.job_helpers import Arm, Json, completed, failed, log, status, wait
-from tests.local_azure import LocalAzure, run_emulator
+from tests.local_azure import LocalAzure, run_emulator, until
 
 IMAGE = Environment(image="mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest")
 FOLDER = Output(type="uri_folder")
@@ -359,13 +358,6 @@ def test_a_step_s_run_in_mlflow_lies_below_the_pipeline_s(azure: LocalAzure, ml:
     above = requests.get(url, params={"run_id": parent}, timeout=30).json()["run"]
     assert (run["info"]["status"], above["info"]["status"]) == ("FINISHED", "FINISHED")
     assert above["info"]["run_name"] == name
-
-
-def until(check: Callable[[], bool], limit: float = 60) -> None:
-    deadline = time.monotonic() + limit
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_pipeline_goes_on_after_a_kill_and_no_finished_step_runs_again(

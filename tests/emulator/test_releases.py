@@ -25,7 +25,7 @@ from function_app.errors import StepError, TransientError, UserError
 from function_app.recipe import Recipe, read_recipe
 from function_app.runs import BlobRunStore, DatasetVersion, Run, Stage, new_run
 from function_app.settings import settings
-from tests.local_azure import LocalAzure
+from tests.local_azure import LocalAzure, forget_clients, until
 
 A100 = "Standard_NC24ads_A100_v4"
 PHI = "azureml://registries/azureml/models/Phi-3.5-mini-instruct"
@@ -59,11 +59,6 @@ DOCKERFILE = 'FROM python:3.11\nENV PORT=5001\nCMD ["python", "server.py"]\n'
 @pytest.fixture(scope="module", autouse=True)
 def _this_local_azure(azure: LocalAzure, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The app's clients are those of this module's local Azure, and its build contexts are small."""
-    caches = (
-        *(settings, azure_clients.credential, azure_clients._blob_service, azure_clients._workspace_blob_service),
-        *(azure_clients.container, azure_clients.datastore_container, azure_clients.ml_client),
-        azure_clients.registry_client,
-    )
     serving = tmp_path_factory.mktemp("serving")
     for folder, kind in ((serving, "transformers"), (serving / "vllm", "vllm")):
         folder.mkdir(exist_ok=True)
@@ -72,11 +67,9 @@ def _this_local_azure(azure: LocalAzure, tmp_path_factory: pytest.TempPathFactor
     (serving / environment.SHARED).write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(environment, "SERVING", serving)
-        for cache in caches:
-            cache.cache_clear()
+        forget_clients()
         yield
-        for cache in caches:
-            cache.cache_clear()
+        forget_clients()
 
 
 def trained(azure: LocalAzure, recipe: str = "", model: str = "support", samples: Any = None) -> Run:
@@ -116,13 +109,6 @@ def deployed(run: Run) -> Run:
     until(ready)
     run.stage = Stage.SHIFTING
     return run
-
-
-def until(done: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_model_is_registered_once_by_however_many_with_where_it_comes_from(azure: LocalAzure, ml: MLClient) -> None:

@@ -14,13 +14,12 @@ from azure.core.exceptions import ResourceNotFoundError
 from online import create_endpoint, deploy, echo_deployment, set_traffic
 from openai import OpenAI
 
-from function_app import azure_clients, release, release_managed
+from function_app import release, release_managed
 from function_app.engines import service
 from function_app.errors import StepError, TransientError, UserError
 from function_app.recipe import Recipe
 from function_app.runs import DatasetVersion, Run, new_run, utc_now
-from function_app.settings import settings
-from tests.local_azure import ROOT, LocalAzure, local_azure
+from tests.local_azure import LocalAzure, elsewhere, forget_clients, local_azure
 
 REGISTRY = "azureml://registries/azureml/models"
 RECIPE = f"""
@@ -31,32 +30,16 @@ training: {{epochs: 10, learning_rate: 0.003, batch_size: 4}}
 evaluation: {{holdout: 0.2}}
 release: {{bake_minutes: 0}}
 """
-CACHES = (
-    settings,
-    azure_clients.credential,
-    azure_clients._blob_service,
-    azure_clients.container,
-    azure_clients.ml_client,
-    azure_clients.registry_client,
-)
 
 
 @pytest.fixture(scope="module")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAzure]:
     """This project's local Azure, but in a region where the service is."""
     folder = tmp_path_factory.mktemp("project")
-    project = (ROOT / "emulator.yaml").read_text()
-    project = project.replace("location: westeurope", "location: eastus2").replace(".venv", f"{ROOT}/.venv")
-    for key in ("functions_app", "python_path"):
-        project = project.replace(f"{key}: .\n", f"{key}: {ROOT}\n")
-    project = project.replace("context: serving", f"context: {ROOT}/serving")
-    (folder / "emulator.yaml").write_text(project)
-    with local_azure(folder / "home", project=folder / "emulator.yaml") as running:
-        for cache in CACHES:
-            cache.cache_clear()
+    with local_azure(folder / "home", project=elsewhere(folder, location="eastus2")) as running:
+        forget_clients()
         yield running
-    for cache in CACHES:
-        cache.cache_clear()
+    forget_clients()
     shutil.rmtree(folder, ignore_errors=True)
 
 

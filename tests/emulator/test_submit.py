@@ -12,31 +12,23 @@ from azure.core.exceptions import HttpResponseError
 from azure.core.pipeline.transport import RequestsTransport
 from job_helpers import completed, error_of, wait
 
-from function_app import azure_clients, data_assets, intake
-from function_app.engines import command, machines
+from function_app import data_assets, intake
+from function_app.engines import command
 from function_app.errors import TransientError
 from function_app.recipe import Recipe
 from function_app.runs import DatasetVersion, Run, new_run
 from function_app.settings import settings
-from tests.local_azure import LocalAzure
+from tests.local_azure import LocalAzure, forget_clients
 
-CACHES = (settings, azure_clients.credential, azure_clients._blob_service, azure_clients.container)
 Call = tuple[str, str, Any]  # method, path below the workspace, body
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _this_local_azure(azure: LocalAzure) -> Iterator[None]:
     """The app's clients are those of this module's local Azure."""
-    _forget_everything()
+    forget_clients()
     yield
-    _forget_everything()
-
-
-def _forget_everything() -> None:
-    for cache in (*CACHES, azure_clients.ml_client, azure_clients.registry_client):
-        cache.cache_clear()
-    command.forget()
-    machines.forget()
+    forget_clients()
 
 
 @pytest.fixture(autouse=True)

@@ -33,15 +33,21 @@ def project(folder: Path, *, functions: bool = False, **changed: Any) -> Path:
     else:
         raw = {key: value for key, value in raw.items() if key not in ("functions_app", "event_subscriptions")}
     raw |= {"images": [{"match": "*", "python": "environment"}], "mlflow_python": "environment", **changed}
+    environment(folder)
+    path = folder / "emulator.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return path
+
+
+def environment(folder: Path) -> Path:
+    """Write ``folder/environment``, which takes the place of a Python environment of jobs, deployments or MLflow."""
     python = folder / "environment" / "bin" / "python"
     python.parent.mkdir(parents=True)
     # -S and -I: nothing of an environment is searched, which is most of a start's time.
     program = Path(__file__).with_name("program.py")
     python.write_text(f"#!{sys._base_executable} -SI\n{program.read_text(encoding='utf-8')}", encoding="utf-8")  # type: ignore[attr-defined]
     python.chmod(0o755)
-    path = folder / "emulator.yaml"
-    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    return path
+    return folder / "environment"
 
 
 def dataset(name: str, **behaviour: Any) -> bytes:

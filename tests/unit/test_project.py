@@ -33,6 +33,12 @@ def test_the_worker_imports_the_package_and_finds_one_app() -> None:
     assert str(spec.origin).endswith("function_app/__init__.py")
 
 
+def test_the_table_of_contents_has_every_module() -> None:
+    folder = ROOT / "function_app"
+    contents = set(re.findall(r"\w+", (folder / "__init__.py").read_text(encoding="utf-8").split('"""')[1]))
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} <= contents
+
+
 def test_importing_the_app_is_quick_because_nothing_heavy_comes_along() -> None:
     code = "import sys, function_app; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
