@@ -11,6 +11,8 @@ import time
 
 from .running import local_world, play
 
+REPORT_EVERY = 20  # schedules: a line a minute or two
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -34,6 +36,11 @@ def main() -> int:
                 print(f"  play it again: make chaos SEED={seed} SCHEDULES=1 TRACE=1", flush=True)
             elif options.trace:
                 print(f"seed {seed} holds, {time.monotonic() - since:.1f} s")
+            if (done := seed - options.seed + 1) % REPORT_EVERY == 0:
+                print(
+                    f"{done} of {options.schedules} played, {len(failed)} failed, {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
     seconds = time.monotonic() - began
     print(
         f"{options.schedules} schedules from seed {options.seed}, {invocations} invocations, {seconds:.0f} s"
