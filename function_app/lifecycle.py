@@ -32,6 +32,8 @@ from .step_kinds import (
 FASTEST_POLL, SLOWEST_POLL = 1.0, 30.0
 # A job's end is told by an event; this is for the case that the event is lost, beside the sweep.
 JOB_POLL = timedelta(minutes=5)
+# The run that ends wakes those that wait for its turn; this is for the case that its message is lost.
+TURN_POLL = timedelta(minutes=1)
 # How often the deployment is looked at while it has a share of the traffic.
 SHARE_POLL = timedelta(minutes=1)
 # How long a stage may last, waiting for Azure or failing at it; to those of training and deploying the recipe's own
@@ -168,7 +170,7 @@ def _training(seen: Observation) -> Step:
 def _registered(run: Run, seen: Observation, now: datetime) -> Step:
     """One release for a model at a time, so the turn comes first; then the endpoint, then the deployment."""
     if seen.releasing:
-        return Wait(_poll(run, now), f"the release of {seen.releasing} is under way")
+        return Wait(TURN_POLL, f"the release of {seen.releasing} is under way")
     if not run.holds_turn:
         return TakeTurn()
     match seen.endpoint_state:
