@@ -1,5 +1,6 @@
 """The run record and its store: a JSON blob for each run, changed only by compare-and-swap on its ETag."""
 
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,6 +11,8 @@ import msgspec
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.storage.blob import BlobProperties, ContainerClient
+
+log = logging.getLogger("function_app.runs")
 
 
 class Stage(StrEnum):
@@ -235,24 +238,8 @@ class BlobRunStore:
     def summaries(self, prefix: str = "") -> Iterator[Summary]:
         # A walk leaves out what lies below `<run-id>/`, and a page is parsed as a whole: so memory stays flat.
         for blob in self._container.walk_blobs(prefix, include=["metadata"], results_per_page=PAGE):
-            if not isinstance(blob, BlobProperties):
-                continue
-            known = blob.metadata or {}
-            if not blob.name.endswith(".json") or "stage" not in known:
-                continue
-            yield Summary(
-                id=blob.name.removesuffix(".json"),
-                model=known["model"],
-                stage=Stage(known["stage"]),
-                uploaded_at=datetime.fromisoformat(known["uploaded_at"]),
-                overdue=datetime.fromisoformat(known["wake_at"]) + LATE
-                if "wake_at" in known
-                else blob.last_modified + LONGEST_INVOCATION,
-                fingerprint=known.get("fingerprint", ""),
-                # The second name is that of before releases had shares.
-                unsettled="unsettled" in known or "cleanup" in known,
-                rollback="rollback" in known,
-            )
+            if isinstance(blob, BlobProperties) and (summary := _summary(blob)):
+                yield summary
 
     def _upload(self, run: Run, **conditions: Any) -> str:
         metadata = {"model": run.model, "stage": str(run.stage), "uploaded_at": run.dataset.uploaded_at.isoformat()}
@@ -269,6 +256,30 @@ class BlobRunStore:
         blob = self._container.get_blob_client(f"{run.id}.json")
         etag: str = blob.upload_blob(body, metadata=metadata, **conditions)["etag"]
         return etag
+
+
+def _summary(blob: BlobProperties) -> Summary | None:
+    """What a blob's metadata tells; None for one that is no record, or whose metadata somebody has changed."""
+    known = blob.metadata or {}
+    if not blob.name.endswith(".json") or "stage" not in known:
+        return None
+    try:
+        return Summary(
+            id=blob.name.removesuffix(".json"),
+            model=known["model"],
+            stage=Stage(known["stage"]),
+            uploaded_at=datetime.fromisoformat(known["uploaded_at"]),
+            overdue=datetime.fromisoformat(known["wake_at"]) + LATE
+            if "wake_at" in known
+            else blob.last_modified + LONGEST_INVOCATION,
+            fingerprint=known.get("fingerprint", ""),
+            # The second name is that of before releases had shares.
+            unsettled="unsettled" in known or "cleanup" in known,
+            rollback="rollback" in known,
+        )
+    except (KeyError, ValueError) as error:  # the others must be listed all the same
+        log.error("summary blob=%s metadata=%s cannot be read; its next step writes it anew", blob.name, error)
+        return None
 
 
 def utc_now() -> datetime:

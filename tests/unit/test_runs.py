@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
 from azure.storage.blob import BlobPrefix, BlobProperties
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +123,13 @@ def test_a_summary_tells_when_a_message_is_lost_and_what_is_left_to_do() -> None
         assert saved(ended).unsettled
     assert not saved(msgspec.structs.replace(run, stage=Stage.LIVE, asked=None)).unsettled
     assert saved(msgspec.structs.replace(run, release_of="support-0")).rollback
+
+
+@pytest.mark.parametrize("changed", [{"stage": "finished"}, {"uploaded_at": "today"}, {"wake_at": "later"}])
+def test_metadata_that_somebody_has_changed_hides_no_other_run(changed: dict[str, str]) -> None:
+    facts = {"model": "support", "stage": "failed", "uploaded_at": NOW.isoformat()}
+    assert list(BlobRunStore(Records(facts)).summaries(""))  # type: ignore[arg-type]
+    assert list(BlobRunStore(Records(facts | changed)).summaries("")) == []  # type: ignore[arg-type]
 
 
 def test_what_the_previous_version_has_written_is_read() -> None:
