@@ -261,7 +261,7 @@ def test_a_registry_s_model_is_checked_first_and_its_weights_are_not_here(azure:
         ("base_model: 'azureml:phi:3'", "no id of a registry's model"),
         (f"{PIPELINE}compute: {{instance_type: Standard_NC6s_v3}}", "not among the machines that the model can be"),
         (PIPELINE, "needs GPUs, and Standard_E16s_v3 has none"),
-        (f"engine: pipeline\nbase_model: {PHI}", "nothing could pass `gate.rule: better_than_base`"),
+        (f"engine: pipeline\nbase_model: {PHI}", "nothing could pass `gate.rule: better`"),
         (f"{PIPELINE}training: {{packing: true, epochs: 1.5}}", "answers to `training.packing`; leave that out"),
         (PIPELINE.replace(PHI, "embedded"), "trains models of a registry only, not `base_model: embedded`"),
         (PIPELINE.replace(PHI, "microsoft/Phi-0"), "microsoft/Phi-0 is not in the registry"),
