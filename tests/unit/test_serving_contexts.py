@@ -13,7 +13,9 @@ from function_app import serving_environment
 from function_app.serving_environment import SERVING_PORT, build_context
 
 STAND_INS = {
-    "vllm": f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([*sys.argv[1:], os.getpid()]))\n",
+    # By the shell: a first line that names the interpreter must not have a space, which the path to it may have.
+    "vllm": f"""#!/bin/sh\nexec "{sys.executable}" -c \
+'import json, os, sys; print(json.dumps([*sys.argv[1:], os.getpid()]))' "$@"\n""",
     "nvidia-smi": "#!/bin/sh\nfor n in 0 1 2; do echo GPU $n; done\n",
 }
 
