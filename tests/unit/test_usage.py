@@ -16,15 +16,22 @@ MARK = usage._mark  # the world has another one
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
+async def written() -> None:
+    """Until the marks of the chats so far are written: by one thread, which has then done what came before."""
+    await asyncio.to_thread(usage._writer.submit(int).result)
+
+
 async def test_an_answered_chat_marks_its_model_once_in_a_while(world: World) -> None:
     async with world.client() as client:
         await client.chat.completions.create(model="support", messages=HELLO)
         stream = await client.chat.completions.create(model="support", messages=HELLO, stream=True)
         assert [chunk async for chunk in stream]
+        await written()
         assert world.used == ["support"]
         usage._marked["support"] -= usage.INTERVAL.total_seconds()
         stream = await client.chat.completions.create(model="support", messages=HELLO, stream=True)
         assert [chunk async for chunk in stream]
+        await written()
     assert world.used == ["support", "support"]
 
 
@@ -38,6 +45,7 @@ async def test_a_chat_that_was_not_answered_marks_nothing(world: World) -> None:
             await client.chat.completions.create(model="support", messages=HELLO)
         with pytest.raises(openai.NotFoundError):
             await client.chat.completions.create(model="nobody", messages=HELLO)
+    await written()
     assert world.used == []
 
 
