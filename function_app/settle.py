@@ -17,6 +17,7 @@ log = logging.getLogger("function_app.settle")
 
 # A job, a deployment or an endpoint takes a while to stop. Looks become rarer with the time already waited.
 SOONEST_LOOK, LATEST_LOOK = timedelta(seconds=3), timedelta(minutes=15)
+ALARM_AFTER = timedelta(hours=1)
 SAVES = 5  # of another run's record, before it is left to the next attempt
 STOPPING = {
     "job": "its job is being stopped",
@@ -131,7 +132,9 @@ def clean_up(runs: RunStore, run: Run) -> bool:
                 # Its endpoint must not be deleted under another run that is about to deploy on it.
                 done = turn.take(runs, run) and release.retired(run)
     except (AzureError, TransientError, StepError) as error:
-        log.warning("clean_up run_id=%s what=%s error=%s", run.id, run.cleanup, str(error).partition("\n")[0][:300])
+        # The model's next release waits for this one's end: what does not pass by itself needs a person.
+        level = logging.ERROR if utc_now() - (run.cleanup_at or run.stage_since) > ALARM_AFTER else logging.WARNING
+        log.log(level, "clean_up run_id=%s what=%s error=%s", run.id, run.cleanup, str(error).partition("\n")[0][:300])
         return False
     log.info("clean_up run_id=%s what=%s done=%s", run.id, run.cleanup, done)
     return done

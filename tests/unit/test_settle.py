@@ -78,6 +78,19 @@ def test_a_failed_rollback_whose_place_a_later_one_has_deletes_nothing(
     assert deleted == (["r-old"] if stage == Stage.FAILED else [])
 
 
+@pytest.mark.parametrize(("hours", "level"), [(0.5, "WARNING"), (2, "ERROR")])
+def test_a_clean_up_that_fails_for_an_hour_is_an_error_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, hours: float, level: str
+) -> None:
+    def refused(_: Run) -> bool:
+        raise TransientError("no role")
+
+    monkeypatch.setattr(release, "discarded", refused)
+    monkeypatch.setattr(settle, "utc_now", lambda: NOW + timedelta(hours=hours))
+    assert not settle.clean_up(Records(), a_run("0x1", Stage.FAILED, cleanup="deployment"))
+    assert [record.levelname for record in caplog.records] == [level]
+
+
 def test_a_champion_that_is_being_changed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run("0x1", Stage.SHIFTING)
     run.recipe = {"serving": {"server": "transformers"}}
