@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demo.watch import ENDS
 from tests import instant
 from tests.local_azure import LocalAzure, local_azure
 
 PROBE = Path(__file__).with_name("probe")
-ENDS = frozenset({"live", "rejected", "failed", "cancelled", "superseded", "retired"})
 STORAGE = ("blob read", "blob write", "blob list", "queue")  # kinds of the probe that are requests to storage
 # Bytecode makes imports several times faster, and every installation has it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
