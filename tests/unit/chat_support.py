@@ -20,8 +20,8 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from operations_support import application
 from starlette.applications import Starlette
-from starlette.routing import Route
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -213,18 +213,9 @@ class _Blob:
 @contextmanager
 def http_functions() -> Iterator[Starlette]:
     """The app's HTTP functions as a web application, under /api as in Azure."""
-    import azure.functions as func
-
     from function_app.chat import blueprint
 
-    app = func.FunctionApp()
-    app.register_functions(blueprint)
-    routes = []
-    for function in app.get_functions():
-        trigger = function.get_trigger().get_dict_repr()
-        methods = [str(getattr(method, "value", method)) for method in trigger["methods"]]
-        routes.append(Route(f"/api/{trigger['route']}", function.get_user_function(), methods=methods))
-    yield Starlette(routes=routes)
+    yield application(blueprint)
 
 
 @asynccontextmanager
