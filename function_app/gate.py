@@ -3,6 +3,9 @@
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
+from .recipe.fields import Gate
 from .runs import Ask, Stage
 from .step_kinds import Finish, Move, Step, Wait
 
@@ -17,14 +20,14 @@ def judge(gate: dict[str, Any], numbers: dict[str, Any], asked: Ask | None = Non
     ``asked``: a person's decision, for the rule ``manual``. ``against``: whose loss that of the base is, in words: a
     run may go on from the model that serves.
     """
-    rule = gate.get("rule", "better")
-    if rule == "manual":
+    rules = msgspec.convert(gate, Gate)
+    if rules.rule == "manual":
         return _by_a_person(asked, "; ".join(filter(None, (_compared(numbers, against), _severities(numbers)))))
-    if found := _unsafe(numbers, gate.get("max_severity", 2)):
+    if found := _unsafe(numbers, rules.max_severity):
         return Finish(Stage.REJECTED, found)
-    if rule == "always":
+    if rules.rule == "always":
         return Move(Stage.APPROVED, "the recipe's gate lets every model pass")
-    return _by_losses(rule, gate.get("tolerance", 0.01), numbers, against)
+    return _by_losses(rules.rule, rules.tolerance, numbers, against)
 
 
 def _by_a_person(asked: Ask | None, compared: str) -> Step:

@@ -1,10 +1,10 @@
 """The state machine of a run: what to do next, given what is there. No I/O."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from .gate import judge
 from .observation import DeploymentSeen, JobSeen, Observation
+from .recipe import stored_recipe
 from .runs import Run, Stage
 from .step_kinds import (
     CheckDeployment,
@@ -80,10 +80,10 @@ def deadline(run: Run) -> timedelta | None:
     """How long the run may be in its stage; None for an end."""
     match run.stage:
         case Stage.DEPLOYING:
-            startup = float((run.recipe.get("serving") or {}).get("startup_minutes", 30))
+            startup = stored_recipe(run.recipe).serving.startup_minutes
             return DEADLINES[Stage.DEPLOYING] + timedelta(minutes=startup)
         case Stage.TRAINING:  # the job's own limit, and the time in the queue besides
-            longest = float((run.recipe.get("compute") or {}).get("max_hours", 12))
+            longest = stored_recipe(run.recipe).compute.max_hours
             return DEADLINES[Stage.TRAINING] + timedelta(hours=longest)
         case stage:
             return DEADLINES.get(stage)
@@ -233,7 +233,7 @@ def _shifting(run: Run, seen: Observation, now: datetime) -> Step:
         return _again(run, now, ShiftTraffic(share), f"the deployment does not get {share} % of the endpoint's traffic")
     if run.share == 100:
         return GoLive()
-    left = run.stage_since + timedelta(minutes=float(_release(run).get("step_minutes", 1))) - now
+    left = run.stage_since + timedelta(minutes=stored_recipe(run.recipe).release.step_minutes) - now
     if left > timedelta(0):
         return Wait(min(left, SHARE_POLL), f"it has {run.share} % of the traffic")
     return CheckDeployment()
@@ -243,12 +243,8 @@ def _next_share(run: Run, seen: Observation) -> int:
     """All at once where nothing else serves, and on the way back to a model that has served before."""
     if not seen.champion or run.release_of:
         return 100
-    steps: list[int] = _release(run).get("steps") or [10, 50, 100]
+    steps = stored_recipe(run.recipe).release.steps
     return next((share for share in steps if share > run.share), 100)
-
-
-def _release(run: Run) -> dict[str, Any]:
-    return run.recipe.get("release") or {}
 
 
 def _again(run: Run, now: datetime, step: Step, reason: str) -> Step:

@@ -14,6 +14,7 @@ from azure.storage.blob import BlobClient
 from . import azure_clients
 from .errors import StepError
 from .live import PREFIX
+from .recipe import stored_recipe
 from .recipe.fields import Release
 from .runs import PAGE
 from .settings import settings
@@ -65,7 +66,7 @@ def listing() -> Iterator[Serving]:
 
 def idle_hours(recipe: dict[str, Any]) -> float:
     """The recipe's release.idle_hours; 0: never idle."""
-    return float((recipe.get("release") or {}).get("idle_hours", IDLE_HOURS))
+    return stored_recipe(recipe).release.idle_hours
 
 
 def etag(model: str) -> str:

@@ -2,11 +2,9 @@
 
 import time
 
-import msgspec
-
 from . import engines, idle, release, turn
 from .observation import JobSeen, Observation, Twin
-from .recipe import Recipe
+from .recipe import stored_recipe
 from .runs import Run, RunStore, Stage, Summary
 from .settings import settings
 
@@ -88,7 +86,7 @@ def _is_to_be_resumed(run: Run) -> bool:
 
 
 def _job(run: Run) -> JobSeen | None:
-    return engines.engine(msgspec.convert(run.recipe, Recipe)).observe(run)
+    return engines.engine(stored_recipe(run.recipe)).observe(run)
 
 
 def _overtaken_by(run: Run, others: list[Summary]) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from .advance import wake
 from .intake import MODEL_NAME
 from .operations_answers import Refused, not_found, page
+from .recipe import stored_recipe
 from .runs import Ask, Conflict, Run, RunStore, Stage, Summary, utc_now
 from .settle import RELEASING
 
@@ -157,7 +158,7 @@ def _at_the_gate(run: Run, action: Action) -> Literal["ask", "done"]:
         raise forbidden(
             run, f"The run {run.id} is {run.stage}; only one that waits at the gate, trained, can be judged."
         )
-    rule = (run.recipe.get("gate") or {}).get("rule", "better")
+    rule = stored_recipe(run.recipe).gate.rule
     if rule != "manual":
         raise forbidden(
             run, f"The gate of the run {run.id} decides by its rule {rule}; people decide with rule manual."

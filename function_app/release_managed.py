@@ -5,13 +5,12 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
-import msgspec
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
 
 from . import azure_clients, deployment_spec, lineage, live_record, verification
 from .errors import TransientError
 from .observation import DeploymentSeen
-from .recipe import Recipe
+from .recipe import Recipe, stored_recipe
 from .runs import Run, Stage
 from .serving_environment import CHAT_PATH
 from .settings import settings
@@ -96,7 +95,7 @@ def _is_addressed_by_name(run: Run, traffic: dict[str, int]) -> bool:
 
 
 def _wire(run: Run) -> str:
-    return deployment_spec.wire(msgspec.convert(run.recipe, Recipe))
+    return deployment_spec.wire(stored_recipe(run.recipe))
 
 
 def observe_deployment(run: Run) -> DeploymentSeen | None:
@@ -149,7 +148,7 @@ def _chat_url(run: Run) -> str:
     """Where the endpoint takes the run's chats. The scoring URI may end in /score or in another container's route."""
     uri = str(azure_clients.ml_client().online_endpoints.get(endpoint_name(run)).scoring_uri)
     uri = uri.removesuffix(CHAT_PATH).removesuffix(deployment_spec.SCORING_PATH).rstrip("/")
-    return uri + deployment_spec.path(msgspec.convert(run.recipe, Recipe))
+    return uri + deployment_spec.path(stored_recipe(run.recipe))
 
 
 def verify(run: Run) -> str:

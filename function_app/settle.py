@@ -4,12 +4,11 @@ import logging
 from datetime import datetime, timedelta
 from typing import Literal
 
-import msgspec
 from azure.core.exceptions import AzureError
 
 from . import engines, outcomes, release, turn
 from .errors import StepError, TransientError
-from .recipe import Recipe
+from .recipe import stored_recipe
 from .runs import Conflict, Run, RunStore, Stage, Summary, utc_now
 from .step_kinds import Finish, Wait
 
@@ -95,7 +94,7 @@ def _retire(runs: RunStore, run: Run, id: str) -> None:
 
 def keep_replaced(run: Run, now: datetime) -> None:
     """Note that the replaced deployments are to be deleted after the bake time."""
-    minutes = float((run.recipe.get("release") or {}).get("bake_minutes", 10))
+    minutes = stored_recipe(run.recipe).release.bake_minutes
     run.cleanup, run.cleanup_at = "replaced", now + timedelta(minutes=minutes)
 
 
@@ -123,7 +122,7 @@ def clean_up(runs: RunStore, run: Run) -> bool:
     try:
         match run.cleanup:
             case "job":
-                done = engines.engine(msgspec.convert(run.recipe, Recipe)).stopped(run)
+                done = engines.engine(stored_recipe(run.recipe)).stopped(run)
             case "deployment":
                 done = _taken_over(runs, run) or release.discarded(run)
             case "replaced":

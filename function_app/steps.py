@@ -4,7 +4,6 @@ import logging
 import random
 from datetime import timedelta
 
-import msgspec
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
@@ -19,7 +18,7 @@ from .dataset import wording
 from .errors import StepError, TransientError, UserError
 from .lifecycle import deadline, next_step, out_of_time
 from .observe import Others, observe
-from .recipe import Recipe
+from .recipe import Recipe, stored_recipe
 from .runs import Run, RunStore, Stage, utc_now
 from .step_kinds import (
     CheckDeployment,
@@ -130,7 +129,7 @@ def _act(runs: RunStore, run: Run, step: Step) -> None:
             intake.take_in(run, lambda recipe: _measured(runs, run, recipe))
             run.move(Stage.VALIDATED, _taken_in(run), utc_now())
         case SubmitJob():
-            recipe = _recipe(run)
+            recipe = stored_recipe(run.recipe)
             _engine(run).check(run, recipe)
             release.check(run, recipe)
             run.links["job"] = _engine(run).submit(run, recipe)
@@ -169,7 +168,7 @@ def _release(runs: RunStore, run: Run, step: Step) -> None:
             release.create_endpoint(run)
             run.tries += 1
         case CreateDeployment():
-            release.create_deployment(run, _recipe(run))
+            release.create_deployment(run, stored_recipe(run.recipe))
             if run.stage == Stage.DEPLOYING:  # it was lost; not entered anew, or the stage would never end
                 run.tries += 1
             else:
@@ -226,7 +225,7 @@ def _measured(runs: RunStore, run: Run, recipe: Recipe) -> float | None:
         found = runs.get(other.id)
         if found is None:
             continue
-        earlier, numbers = _recipe(found[0]), found[0].numbers
+        earlier, numbers = stored_recipe(found[0].recipe), found[0].numbers
         if _speed_of(earlier) == _speed_of(recipe):
             speed = (numbers.get("train") or {}).get("tokens_per_second")
             return float(speed) if isinstance(speed, int | float) else None
@@ -240,12 +239,8 @@ def _speed_of(recipe: Recipe) -> tuple[object, ...]:
     return (recipe.base_model, recipe.method, recipe.engine, *machines)
 
 
-def _recipe(run: Run) -> Recipe:
-    return msgspec.convert(run.recipe, Recipe)
-
-
 def _engine(run: Run) -> engines.Engine:
-    return engines.engine(_recipe(run))
+    return engines.engine(stored_recipe(run.recipe))
 
 
 def _transient(error: Exception) -> bool:

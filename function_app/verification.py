@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from azure.core.exceptions import AzureError, ServiceResponseTimeoutError
 
 from .errors import StepError, TransientError
+from .recipe import stored_recipe
 from .runs import Run
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def ask(run: Run, asked: Asked) -> str:
     Raises StepError when an answer is missing or empty or takes longer than the recipe allows, or when the answers are
     not like the evaluation's; TransientError when the model is not ready or too busy.
     """
-    release = run.recipe.get("release") or {}
-    longest = float(release.get("max_latency_seconds", 60.0))
+    release = stored_recipe(run.recipe).release
+    longest = release.max_latency_seconds
     samples = _samples(run)
     answers, seconds = _answers(run, asked, samples, longest)
     likeness = [
@@ -65,7 +66,7 @@ def ask(run: Run, asked: Asked) -> str:
     }
     run.numbers["verification"] = found
     log.info("verify run_id=%s %s", run.id, " ".join(f"{name}={value}" for name, value in found.items()))
-    _judge(run, found, longest, float(release.get("min_agreement", 0.5)))
+    _judge(run, found, longest, release.min_agreement)
     told = f"{len(answers)} test question{'s' if len(answers) != 1 else ''} answered by the new deployment"
     told += f", {max(seconds):.1f} s at most"
     if likeness:

@@ -6,11 +6,13 @@ reading.py    one layer: YAML or blob metadata → checked values, or problems t
 layers.py     the layers on top of each other → one recipe
 defaults.py   what the training job takes for what the recipe leaves out
 conflicts.py  what cannot be together whatever the data
+stored.py     the recipe of a run's record
 describe.py   the fields as a JSON schema and as a table; `python -m function_app.recipe` prints them
 """
 
 from .fields import Recipe, Training
 from .layers import Resolved, read_recipe, resolve
 from .parsing import RecipeError
+from .stored import stored_recipe
 
-__all__ = ["Recipe", "RecipeError", "Resolved", "Training", "read_recipe", "resolve"]
+__all__ = ["Recipe", "RecipeError", "Resolved", "Training", "read_recipe", "resolve", "stored_recipe"]
