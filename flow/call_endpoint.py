@@ -16,7 +16,7 @@ async def call_endpoint(call: EndpointCall) -> dict[str, Any] | AsyncGenerator[d
     Raises EndpointError. The time limits live in here: cancelling a running flow from outside ends the process.
     """
     client = await endpoint_client()
-    if call.wire == MLFLOW:
+    if call.place.wire == MLFLOW:
         completion = to_completion(await client.complete(call), call.model, call.stop)
         return as_chunks(completion) if call.stream else completion
     if call.stream:

@@ -16,6 +16,7 @@ from azure.identity.aio import DefaultAzureCredential
 from endpoint_answers import read_error, read_events, read_json
 from endpoint_errors import EndpointAnswerInvalid, EndpointSignInFailed, EndpointTimeout, EndpointUnreachable
 from endpoint_keys import EndpointKeys
+from place import Place
 
 TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105
 TOKEN_MARGIN_SECONDS = 300
@@ -28,18 +29,13 @@ LONGEST_LINE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class EndpointCall:
-    """One request: ``body`` is what is posted; an empty ``deployment`` means by the endpoint's traffic.
+    """One request: ``body`` is what is posted to ``place``.
 
-    ``key_of``: the id in Resource Manager of an endpoint that is opened with its key; empty: with an Entra token.
-    ``wire``: ``mlflow`` for a body that is a scoring payload; empty: OpenAI's wire format. A payload has no place for
-    ``model``, ``stop`` and ``stream``, so they stand here.
+    A scoring payload has no room for ``model``, ``stop`` and ``stream``, so they stand here.
     """
 
-    uri: str
+    place: Place
     body: dict[str, Any]
-    deployment: str = ""
-    key_of: str = ""
-    wire: str = ""
     stream: bool = False
     model: str = ""
     stop: str | list[str] | None = None
@@ -96,13 +92,13 @@ class EndpointClient:
         await self._credential.close()
 
     async def _post(self, call: EndpointCall, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        secret = await (self._keys.get(call.key_of) if call.key_of else self._entra_token())
+        secret = await (self._keys.get(call.place.key_of) if call.place.key_of else self._entra_token())
         response = await self._send_or_again(call, secret, timeout)
-        if response.status == 401 and call.key_of:
+        if response.status == 401 and call.place.key_of:
             response.close()
             # The key has been replaced since it was asked for.
-            self._keys.forget(call.key_of, secret)
-            response = await self._send_or_again(call, await self._keys.get(call.key_of), timeout)
+            self._keys.forget(call.place.key_of, secret)
+            response = await self._send_or_again(call, await self._keys.get(call.place.key_of), timeout)
         if response.status != 200:
             async with response:
                 raise await read_error(response)
@@ -112,14 +108,14 @@ class EndpointClient:
         self, call: EndpointCall, secret: str, timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
-        if call.deployment:
-            headers["azureml-model-deployment"] = call.deployment
+        if call.place.deployment:
+            headers["azureml-model-deployment"] = call.place.deployment
         body = json.dumps(call.body).encode()
         try:
-            return await self._send(call.uri, body, headers, timeout)
+            return await self._send(call.place.scoring_uri, body, headers, timeout)
         except aiohttp.ServerDisconnectedError:
             # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe.
-            return await self._send(call.uri, body, headers, timeout)
+            return await self._send(call.place.scoring_uri, body, headers, timeout)
 
     async def _send(
         self, uri: str, body: bytes, headers: dict[str, str], timeout: aiohttp.ClientTimeout

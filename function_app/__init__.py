@@ -28,12 +28,13 @@ The release of a model: release, by release_managed or release_serverless
     lineage, model_versions, rollback      what is registered, and the way back
     live_record                            what serves now
 
-The chat: openai_api and openai_messages (the wire), chat_errors, chat_log, chat_page, flow_runner
-    live, usage                     which models there are, and when each last answered
+The chat: chat → chat_answer → flow_runner; openai_api and openai_messages (the wire), chat_errors, chat_log, chat_page
+    callers, chat_keys              who may chat, with which models, and how much at a time
+    model_choice, live, usage       what a request's model means, which there are, and when each last answered
 
 Operators: operations_runs, operations_models, operations_poison, operations_answers
 
-Everywhere: settings, errors, azure_clients, blob_retries, chat_keys (who may call); api_keys makes a key
+Everywhere: settings, errors, azure_clients, blob_retries; api_keys makes a key
 """
 
 import os

@@ -26,10 +26,14 @@ class FlowError(Exception):
 
 
 class FlowStream:
-    """The chunks of a streamed answer. ``aclose`` closes the connection to the endpoint, read or unread."""
+    """The chunks of a streamed answer, ``first`` the first of them.
+
+    ``aclose`` closes the connection to the endpoint, read or unread.
+    """
 
     def __init__(self, first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> None:
-        self._first: dict[str, Any] | None = first
+        self.first = first
+        self._unread: dict[str, Any] | None = first
         self._chunks = chunks
 
     def __aiter__(self) -> "FlowStream":
@@ -37,8 +41,8 @@ class FlowStream:
 
     async def __anext__(self) -> dict[str, Any]:
         """Raises FlowError when the endpoint fails in the middle."""
-        if self._first is not None:
-            first, self._first = self._first, None
+        if self._unread is not None:
+            first, self._unread = self._unread, None
             return first
         try:
             return await anext(self._chunks)

@@ -27,6 +27,23 @@ class LiveModelsUnavailable(Exception):
     status = 503
 
 
+class ChatRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the recipe's section ``chat`` says; recipe/fields.py gives the meaning."""
+
+    system_prompt: str = ""
+    trim_history: bool = True
+    max_severity: int | None = None
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The deployment that the live one has replaced, for as long as it is kept: it can still be asked by name."""
+
+    deployment: str
+    model_version: str = ""
+    wire: Literal["", "mlflow"] = ""
+    scoring_uri: str = ""
+
+
 class LiveModel(msgspec.Struct, frozen=True):
     """A live record; docs/interfaces.md gives the fields."""
 
@@ -41,6 +58,8 @@ class LiveModel(msgspec.Struct, frozen=True):
     base_model: str = ""
     context_length: int | None = None
     since: str = ""
+    chat: ChatRules = ChatRules()
+    replaced: Kept | None = None
 
 
 class LiveModels:

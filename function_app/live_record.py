@@ -13,7 +13,7 @@ from azure.storage.blob import BlobClient
 
 from . import azure_clients
 from .errors import StepError
-from .live import PREFIX
+from .live import PREFIX, ChatRules, Kept
 from .recipe import stored_recipe
 from .recipe.fields import Release
 from .runs import PAGE
@@ -67,6 +67,22 @@ def listing() -> Iterator[Serving]:
 def idle_hours(recipe: dict[str, Any]) -> float:
     """The recipe's release.idle_hours; 0: never idle."""
     return stored_recipe(recipe).release.idle_hours
+
+
+def chat_rules(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's section chat, as far as it is not the default."""
+    rules: dict[str, Any] = msgspec.to_builtins(ChatRules(**msgspec.structs.asdict(stored_recipe(recipe).chat)))
+    return rules
+
+
+def with_replaced(record: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """``record`` with the deployment of the record ``before``, which is kept for a while on the same endpoint."""
+    if record["endpoint"] != before.get("endpoint") or not record["deployment"]:
+        return record
+    if record["deployment"] == before.get("deployment"):  # the same release, written again
+        return {**record, "replaced": before["replaced"]} if before.get("replaced") else record
+    kept = {name: before[name] for name in Kept.__struct_fields__ if before.get(name)}
+    return {**record, "replaced": kept} if "deployment" in kept else record
 
 
 def etag(model: str) -> str:

@@ -121,6 +121,11 @@ def write_live_record(run: Run, check: Callable[[], None] = lambda: None) -> Non
     of a later run by its own.
     """
     etag = live_record.etag(run.model)
+    try:
+        before = live_record.read(run.model) or {}
+    except StepError as error:  # somebody has edited it; this one takes its place
+        log.error("live_record run_id=%s error=%r", run.id, str(error))
+        before = {}
     check()
     record: dict[str, Any] = {
         "model": run.model,
@@ -131,9 +136,10 @@ def write_live_record(run: Run, check: Callable[[], None] = lambda: None) -> Non
         "context_length": run.numbers.get("context_length"),
         "since": run.stage_since,
         "idle_hours": live_record.idle_hours(run.recipe),
+        "chat": live_record.chat_rules(run.recipe),
         **_by_engine(run).live_fields(run),
     }
-    live_record.write(record, etag)
+    live_record.write(live_record.with_replaced(record, before), etag)
 
 
 def discarded(run: Run) -> bool:

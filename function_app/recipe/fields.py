@@ -191,6 +191,29 @@ class Serving(Section, frozen=True):
     ] = 6
 
 
+class Chat(Section, frozen=True):
+    """What the chat API does for this model before a request goes to it."""
+
+    system_prompt: Annotated[
+        Annotated[str, Meta(max_length=20_000)],
+        Meta(description="Put before a chat that brings no system message of its own; empty: nothing is put there."),
+    ] = ""
+    trim_history: Annotated[
+        bool,
+        Meta(
+            description="Leave out the oldest turns of a chat that has outgrown the model's context; the answer says"
+            " how many. Without it such a chat is refused."
+        ),
+    ] = True
+    max_severity: Annotated[
+        Annotated[int, Meta(ge=0, le=6)] | None,
+        Meta(
+            description="Severity that a user's message may have in Azure AI Content Safety (0 none, 2 low, 4 medium, 6"
+            " high) before it is refused; the app's CONTENT_SAFETY_ENDPOINT must be set. Without it nobody looks."
+        ),
+    ] = None
+
+
 class Gate(Section, frozen=True):
     """When a new model may serve."""
 
@@ -281,6 +304,7 @@ class Recipe(Section, frozen=True):
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()
     serving: Serving = Serving()
+    chat: Chat = Chat()
     gate: Gate = Gate()
     release: Release = Release()
 

@@ -33,12 +33,13 @@ async def endpoint(certificate: tuple[Path, Path], identity: StubIdentity) -> As
         yield stub
 
 
-def inputs(endpoint: StubEndpoint, **more: Any) -> dict[str, Any]:
-    return {"messages": HELLO, "parameters": {}, "model": "support", "scoring_uri": endpoint.uri, **more}
+def inputs(endpoint: StubEndpoint, place: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    place = {"scoring_uri": endpoint.uri, **(place or {})}
+    return {"messages": HELLO, "parameters": {}, "model": "support", "endpoint": place, **more}
 
 
 async def test_a_named_deployment_gets_the_request(endpoint: StubEndpoint) -> None:
-    answer = await flow_runner().run(inputs(endpoint, deployment="r-1"))
+    answer = await flow_runner().run(inputs(endpoint, {"deployment": "r-1"}))
     assert isinstance(answer, dict)
     assert answer["model"] == "support"
     assert endpoint.headers[0]["azureml-model-deployment"] == "r-1"
@@ -53,7 +54,7 @@ async def test_without_a_scoring_uri_the_error_says_what_to_do(monkeypatch: pyte
 
 async def test_a_token_never_goes_over_plain_http() -> None:
     with pytest.raises(FlowError, match="must start with https://"):
-        await flow_runner().run({"messages": HELLO, "scoring_uri": "http://localhost:1/"})
+        await flow_runner().run({"messages": HELLO, "endpoint": {"scoring_uri": "http://localhost:1/"}})
 
 
 async def test_without_an_identity_the_error_says_how_to_get_one(

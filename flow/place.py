@@ -1,0 +1,42 @@
+"""Where a call goes: the flow's input ``endpoint``, checked."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from endpoint_errors import EndpointNotConfigured
+
+
+@dataclass(frozen=True)
+class Place:
+    """An endpoint's address and how to talk to it.
+
+    ``deployment``: empty means by the endpoint's traffic. ``key_of``: the id in Resource Manager of an endpoint that is
+    opened with its key; empty: with an Entra token. ``wire``: ``mlflow`` for a deployment that takes the scoring
+    payload; empty: OpenAI's wire format.
+    """
+
+    scoring_uri: str
+    deployment: str = ""
+    key_of: str = ""
+    wire: str = ""
+
+
+def read_place(given: dict[str, Any]) -> Place:
+    """Return the place. Raises EndpointNotConfigured when there is none, or none that tokens may be sent to."""
+    if unknown := given.keys() - Place.__dataclass_fields__.keys():
+        raise EndpointNotConfigured(
+            f"The flow's input endpoint has {', '.join(sorted(map(repr, unknown)))}; it may have "
+            f"{', '.join(Place.__dataclass_fields__)}."
+        )
+    uri = given.get("scoring_uri") or os.environ.get("CHAT_SCORING_URI", "")
+    if not uri:
+        raise EndpointNotConfigured(
+            "The flow has no endpoint to call: give scoring_uri in the input endpoint, or set CHAT_SCORING_URI. With "
+            'the local emulator, run eval "$(python -m emulator env)" again once a model is live.'
+        )
+    if not isinstance(uri, str) or not uri.startswith("https://"):
+        raise EndpointNotConfigured(
+            f"The scoring URI must start with https://, since a token goes with it; it is {uri!r}."
+        )
+    return Place(**{**given, "scoring_uri": uri})

@@ -1,0 +1,159 @@
+"""Answers one chat request: by the flow, whole or as a stream of events, and once more elsewhere if need be."""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from azurefunctions.extensions.http.fastapi import Request, Response, StreamingResponse
+
+from . import usage
+from .callers import Caller, Place
+from .chat_errors import as_api_error
+from .chat_log import ChatLog
+from .flow_runner import FlowError, FlowStream, flow_runner
+from .live import live_models
+from .model_choice import Choice, choose
+from .openai_api import (
+    DONE,
+    MAX_BODY_BYTES,
+    ChatRequest,
+    ChunkWriter,
+    model_not_found,
+    read_chat_request,
+    to_json,
+)
+from .settings import settings
+
+DROPPED = "dropped_messages"  # in an answer: how many messages of the history were left out (flow/finish.py)
+
+
+async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
+    """Return the answer to a request that ``caller`` may make. Raises ApiError, FlowError and what they come from."""
+    request = read_chat_request(await _read_body(req))
+    log.stream = request.stream
+    choice = await choose(request.model)
+    log.model = choice.live.model
+    caller.check_model(choice.live.model)
+    place = caller.take_place()
+    try:
+        answer = await _ask(request, choice)
+        log.first_answer()
+        usage.note(choice.live.model)
+        if isinstance(answer, FlowStream):
+            return await _stream(answer, request, log, place)
+    except BaseException:
+        place.leave()
+        raise
+    place.leave()
+    log.usage = answer.get("usage") or {}
+    log.write(200)
+    return Response(to_json(answer), headers=_headers(answer), media_type="application/json")
+
+
+async def _read_body(req: Request) -> bytes:
+    body = bytearray()
+    async for part in req.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            break  # read_chat_request says so
+    return bytes(body)
+
+
+async def _ask(request: ChatRequest, choice: Choice) -> dict[str, Any] | FlowStream:
+    try:
+        return await flow_runner().run(flow_inputs(request, choice))
+    except FlowError as error:
+        elsewhere = await _elsewhere(request, choice, error)
+        if elsewhere is None:
+            raise
+        return await flow_runner().run(elsewhere)
+
+
+def flow_inputs(request: ChatRequest, choice: Choice) -> dict[str, Any]:
+    """The flow's inputs. Not the key of an endpoint that has one, only whose key it is: inputs are traced.
+
+    A deployment that takes another payload than its neighbours is addressed by name, whatever the traffic.
+    """
+    live = choice.live
+    return {
+        "messages": request.messages,
+        "parameters": request.parameters,
+        "model": live.model,
+        "stream": request.stream,
+        "endpoint": {
+            "scoring_uri": live.scoring_uri,
+            "deployment": choice.deployment or (live.deployment if live.wire else ""),
+            "key_of": f"{settings().workspace_id}/serverlessEndpoints/{live.endpoint}" if live.auth == "key" else "",
+            "wire": live.wire,
+        },
+        "rules": {
+            "context_length": live.context_length or 0,
+            "system_prompt": live.chat.system_prompt,
+            "trim_history": live.chat.trim_history,
+            "max_severity": live.chat.max_severity,
+        },
+    }
+
+
+async def _elsewhere(request: ChatRequest, choice: Choice, error: FlowError) -> dict[str, Any] | None:
+    """What to ask instead when nothing was answered yet; None when that would be the same again. Raises ApiError when
+    the model has been retired a moment ago.
+
+    A model may have moved to another endpoint, and the one that it leaves is deleted. Or the traffic has led to a
+    challenger that is out of order: the deployment that the live record names still serves. A pinned deployment has no
+    elsewhere.
+    """
+    if choice.deployment or not _may_be_well_elsewhere(error):
+        return None
+    now = await live_models().find_again(choice.live.model)
+    if now is None:
+        raise model_not_found(choice.live.model, sorted(await live_models().all())) from error
+    before, inputs = flow_inputs(request, choice), flow_inputs(request, Choice(now))
+    if inputs == before:
+        inputs = flow_inputs(request, Choice(now, now.deployment))
+    return inputs if inputs != before else None
+
+
+def _may_be_well_elsewhere(error: FlowError) -> bool:
+    # What a caller sees of an endpoint that is being deleted, or is gone; and of a server that fails.
+    return error.kind == "unreachable" or error.upstream_status in (401, 403, 404, 410, 424, 500, 502, 503)
+
+
+def _headers(answer: Mapping[str, Any]) -> dict[str, str]:
+    return {"x-dropped-messages": str(answer[DROPPED])} if DROPPED in answer else {}
+
+
+async def _stream(answer: FlowStream, request: ChatRequest, log: ChatLog, place: Place) -> Response:
+    headers = {"Cache-Control": "no-cache", **_headers(answer.first)}
+    events = _events(answer, ChunkWriter(request.include_usage), log, place)
+    await anext(events)  # from here on its finally clause runs, even if the caller is already gone
+    return _ClosingStream(events, media_type="text/event-stream", headers=headers)
+
+
+async def _events(chunks: FlowStream, writer: ChunkWriter, log: ChatLog, place: Place) -> AsyncGenerator[bytes, None]:
+    status, code = 499, "client_closed"  # unless one of the ends below is reached
+    try:
+        yield b""
+        async for chunk in chunks:
+            if event := writer.chunk(chunk):
+                yield event
+        status, code = 200, ""
+        yield DONE
+    except Exception as exception:
+        error = as_api_error(exception, log.request_id)
+        status, code = error.status, error.code
+        yield ChunkWriter.error(error)
+    finally:
+        place.leave()
+        await chunks.aclose()
+        log.usage = writer.usage
+        log.write(status, code)
+
+
+class _ClosingStream(StreamingResponse):  # type: ignore[misc]
+    """Closes its events, and so the connection to the endpoint, as soon as the caller is gone."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.body_iterator.aclose()

@@ -1,0 +1,22 @@
+"""Which deployment a chat request means by its ``model``: a live model's name, alone or with ``@`` and what pins it."""
+
+from dataclasses import dataclass
+
+from .live import LiveModel, live_models
+from .openai_api import model_not_found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A live model and, when the request pins one, the deployment's name."""
+
+    live: LiveModel
+    deployment: str = ""
+
+
+async def choose(name: str) -> Choice:
+    """Return what ``name`` means now. Raises ApiError (404) that lists the live models."""
+    live = await live_models().find(name)
+    if live is None:
+        raise model_not_found(name, sorted(await live_models().all()))
+    return Choice(live)
