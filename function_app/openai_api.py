@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from .openai_messages import FieldError, read_messages
-from .openai_parameters import READ_ELSEWHERE, check_parameters
+from .openai_parameters import READ_ELSEWHERE, check_names, check_parameters
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_NESTING = 32
@@ -49,7 +49,7 @@ class ChatRequest:
 def read_chat_request(body: bytes) -> ChatRequest:
     """Parse and check the body of ``POST v1/chat/completions``.
 
-    A field that is null counts as not given, as with OpenAI; none is dropped without a word (openai_parameters.py).
+    A field that is null counts as not given, as with OpenAI. None is dropped without a word (openai_parameters.py).
     Raises ApiError (400 or 413) that names the field.
     """
     if len(body) > MAX_BODY_BYTES:
@@ -89,6 +89,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
             400, 'The body must be a JSON object such as {"model": …, "messages": […]}.', code="invalid_json"
         )
     _check_tree(value, "", MAX_NESTING)
+    check_names(value)
     return {name: part for name, part in value.items() if part is not None}
 
 

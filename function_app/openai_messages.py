@@ -18,6 +18,7 @@ KEYS = {
     "tool": {"name", "tool_call_id"},
 }
 EMPTY_KEYS = {"refusal", "annotations", "audio", "function_call", "reasoning"}  # in a sent-back answer of the client
+ALL_KEYS = {"role", "content", *EMPTY_KEYS}.union(*KEYS.values())
 PLAIN = {"role", "content"}
 
 
@@ -79,7 +80,9 @@ def _read_message(sent: Any, path: str, called: set[str]) -> dict[str, Any]:
         raise FieldError(f"{path}.role", f"must be one of {', '.join(ROLES)}")
     message: dict[str, Any] = {"role": "system" if role == "developer" else role}
     for key, value in sent.items():
-        if value is None or key == "role" or (key in EMPTY_KEYS and not value):
+        if key == "role" or (value is None and key in ALL_KEYS):
+            continue
+        if role == "assistant" and key in EMPTY_KEYS and value in ("", [], {}):
             continue
         if key == "content":
             message[key] = _read_content(value, f"{path}.content")

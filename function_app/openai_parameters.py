@@ -61,6 +61,12 @@ REFUSED = {
 }
 
 
+def check_names(fields: dict[str, Any]) -> None:
+    """Refuse what is not a field of a chat request, even where it is null. Raises FieldError."""
+    if not fields.keys() <= NAMES:
+        raise _not_here(next(name for name in fields if name not in NAMES))
+
+
 def check_parameters(fields: dict[str, Any]) -> dict[str, Any]:
     """Return those of ``fields`` that the endpoint gets. There must be no null and nothing of READ_ELSEWHERE in them.
 
@@ -164,9 +170,11 @@ def _metadata(name: str, value: Any) -> None:
 def _chat_template_kwargs(name: str, value: Any) -> None:
     if not isinstance(value, dict) or len(value) > MAX_TEMPLATE_KWARGS:
         raise FieldError(name, f"must be an object of at most {MAX_TEMPLATE_KWARGS} arguments")
-    for key in value:
+    for key, argument in value.items():
         if key in RENDERER_ARGUMENTS:
             raise FieldError(f"{name}.{key}", "may not be set by a request: it is not one of the template's own")
+        if argument is not None and not isinstance(argument, str | int | float):
+            raise FieldError(f"{name}.{key}", "must be a string, a number, true or false")
 
 
 def _response_format(name: str, value: Any) -> None:
@@ -179,6 +187,7 @@ def _response_format(name: str, value: Any) -> None:
             raise FieldError(f"{name}.json_schema", "must be an object with a name and a schema")
         if not isinstance(schema.get("schema"), dict):
             raise FieldError(f"{name}.json_schema.schema", "must be a JSON Schema")
+        _check_described(schema, f"{name}.json_schema")
 
 
 def _tools(name: str, value: Any) -> None:
@@ -194,10 +203,9 @@ def _tools(name: str, value: Any) -> None:
                 f"{path}.function",
                 "must be an object with a name of at most 64 letters, digits, underscores and dashes",
             )
-        if not isinstance(function.get("description") or "", str):
-            raise FieldError(f"{path}.function.description", "must be a string")
-        if not isinstance(function.get("parameters") or {}, dict):
+        if not isinstance(function.get("parameters"), dict | None):
             raise FieldError(f"{path}.function.parameters", "must be a JSON Schema")
+        _check_described(function, f"{path}.function")
 
 
 def _tool_choice(name: str, value: Any) -> None:
@@ -206,6 +214,13 @@ def _tool_choice(name: str, value: Any) -> None:
     function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
     if not isinstance(function, dict) or not _is_name(function.get("name")):
         raise FieldError(name, 'must be "none", "auto", "required" or {"type": "function", "function": {"name": "…"}}')
+
+
+def _check_described(value: dict[str, Any], path: str) -> None:
+    if not isinstance(value.get("description"), str | None):
+        raise FieldError(f"{path}.description", "must be a string")
+    if not isinstance(value.get("strict"), bool | None):
+        raise FieldError(f"{path}.strict", "must be true or false")
 
 
 def _is_name(value: Any) -> bool:
@@ -238,3 +253,4 @@ NO_EFFECT: dict[str, Callable[[str, Any], None]] = {
 }
 READ_ELSEWHERE = {"messages", "model", "stream", "stream_options"}  # by read_chat_request
 KNOWN = {*CHECKS, *NO_EFFECT, *READ_ELSEWHERE}
+NAMES = KNOWN | REFUSED.keys()

@@ -59,6 +59,7 @@ def check_any(body: bytes) -> None:
     assert request.model == sent["model"]
     assert len(request.messages) == len(sent["messages"])
     assert all(isinstance(message.get("content", ""), str) for message in request.messages)
+    assert sent.keys() <= KNOWN | REFUSED.keys()
     given_fields = {name for name, value in sent.items() if value is not None}
     assert given_fields - READ_ELSEWHERE - NO_EFFECT.keys() <= request.parameters.keys(), "a field was dropped"
 
@@ -150,9 +151,14 @@ def test_a_body_over_the_limit_is_refused() -> None:
          "response_format.json_schema.schema"),
         ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs.chat_template"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+        ({"chat_template_kwargs": {"list": []}}, "chat_template_kwargs.list"),
+        ({"mood": None}, "mood"),
+        ({"messages": [{**MESSAGE, "mood": None}]}, "messages[0].mood"),
+        ({"messages": [{**MESSAGE, "refusal": ""}]}, "messages[0].refusal"),
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0]"),
         ({"tools": [{"type": "function", "function": {"name": "not a name"}}]}, "tools[0].function"),
         ({"tools": [TOOL] * 129}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "x", "strict": 1}}]}, "tools[0].function.strict"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
