@@ -4,7 +4,6 @@ Of OpenAI's reference none is missing, so that nothing a client sends is dropped
 in docs/chat.md, the same bounds for programs in static/openapi.yaml; tests hold the three together.
 """
 
-import difflib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +90,8 @@ def _not_here(name: str) -> FieldError:
     short = name[:100]
     if reason := REFUSED.get(name):
         return FieldError(short, f"is not supported here: {reason}", "unsupported_parameter")
+    import difflib  # for a mistake alone
+
     near = difflib.get_close_matches(short, KNOWN, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return FieldError(short, f"is not a field that this API knows{hint}", "unknown_parameter")
