@@ -11,7 +11,7 @@ from .chat_errors import as_api_error
 from .chat_log import ChatLog
 from .flow_runner import FlowError, FlowStream, flow_runner
 from .live import live_models
-from .model_choice import Choice, choose
+from .model_choice import Choice, choose, pin_gone
 from .openai_api import (
     DONE,
     MAX_BODY_BYTES,
@@ -30,12 +30,11 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
     """Return the answer to a request that ``caller`` may make. Raises ApiError, FlowError and what they come from."""
     request = read_chat_request(await _read_body(req))
     log.stream = request.stream
-    choice = await choose(request.model)
+    choice = await choose(request.model, caller)
     log.model = choice.live.model
-    caller.check_model(choice.live.model)
     place = caller.take_place()
     try:
-        answer = await _ask(request, choice)
+        answer = await _ask(request, choice, caller)
         log.first_answer()
         usage.note(choice.live.model)
         if isinstance(answer, FlowStream):
@@ -44,6 +43,7 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
         place.leave()
         raise
     place.leave()
+    answer["model"] = request.model
     log.usage = answer.get("usage") or {}
     log.write(200)
     return Response(to_json(answer), headers=_headers(answer), media_type="application/json")
@@ -58,10 +58,12 @@ async def _read_body(req: Request) -> bytes:
     return bytes(body)
 
 
-async def _ask(request: ChatRequest, choice: Choice) -> dict[str, Any] | FlowStream:
+async def _ask(request: ChatRequest, choice: Choice, caller: Caller) -> dict[str, Any] | FlowStream:
     try:
         return await flow_runner().run(flow_inputs(request, choice))
     except FlowError as error:
+        if choice.deployment and error.upstream_status == 404:
+            raise await pin_gone(choice, caller) from error
         elsewhere = await _elsewhere(request, choice, error)
         if elsewhere is None:
             raise
@@ -99,10 +101,10 @@ async def _elsewhere(request: ChatRequest, choice: Choice, error: FlowError) -> 
     the model has been retired a moment ago.
 
     A model may have moved to another endpoint, and the one that it leaves is deleted. Or the traffic has led to a
-    challenger that is out of order: the deployment that the live record names still serves. A pinned deployment has no
+    challenger that is out of order: the deployment that the live record names still serves. What is pinned has no
     elsewhere.
     """
-    if choice.deployment or not _may_be_well_elsewhere(error):
+    if choice.pinned or not _may_be_well_elsewhere(error):
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
@@ -124,7 +126,7 @@ def _headers(answer: Mapping[str, Any]) -> dict[str, str]:
 
 async def _stream(answer: FlowStream, request: ChatRequest, log: ChatLog, place: Place) -> Response:
     headers = {"Cache-Control": "no-cache", **_headers(answer.first)}
-    events = _events(answer, ChunkWriter(request.include_usage), log, place)
+    events = _events(answer, ChunkWriter(request.include_usage, request.model), log, place)
     await anext(events)  # from here on its finally clause runs, even if the caller is already gone
     return _ClosingStream(events, media_type="text/event-stream", headers=headers)
 
