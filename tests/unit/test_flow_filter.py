@@ -199,8 +199,8 @@ async def test_a_service_that_is_gone_or_was_never_set_closes_the_way(
 async def test_the_scoring_payload_is_looked_at_too(world: World, service: Service) -> None:
     with pytest.raises(FlowError, match="Hate 6"):
         await flow_runner().run(
-            {"messages": said("hate6"), "parameters": {}, "model": "support", "stream": False, "rules": {"max_severity": 4},
-             "endpoint": {"scoring_uri": world.endpoint.uri, "wire": "mlflow"}},
+            {"messages": said("hate6"), "parameters": {}, "model": "support", "stream": False,
+             "rules": {"max_severity": 4}, "endpoint": {"scoring_uri": world.endpoint.uri, "wire": "mlflow"}},
         )  # fmt: skip
 
 

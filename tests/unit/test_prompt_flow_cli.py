@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
 import sys
@@ -60,23 +62,28 @@ async def pf(
         yield PromptFlow(tmp_path, endpoint, environment)
 
 
+def documented(word: str) -> list[list[str]]:
+    """The arguments of the commands of docs/prompt-flow.md that have ``word`` in them."""
+    lines = re.findall(r"^\.venv/bin/pf (.*)$", (ROOT / "docs" / "prompt-flow.md").read_text(), re.MULTILINE)
+    return [shlex.split(line) for line in lines if word in shlex.split(line)]
+
+
 async def test_pf_flow_test_answers_and_explains_itself(pf: PromptFlow) -> None:
-    asked = json.dumps([{"role": "user", "content": "How are you?"}])
-    code, said = await pf(
-        "flow", "test", "--flow", "flow", "--inputs", f"messages={asked}", CHAT_SCORING_URI=pf.endpoint.uri
-    )
+    (as_documented,) = documented("test")
+    code, said = await pf(*as_documented, CHAT_SCORING_URI=pf.endpoint.uri)
     assert code == 0, said
     assert "Hello there!" in said
     assert "Unclosed" not in said
-    assert pf.endpoint.bodies == [{"messages": [{"role": "user", "content": "How are you?"}]}]
+    assert pf.endpoint.bodies == [{"messages": [{"role": "user", "content": "Where is the workshop?"}]}]
     code, said = await pf("flow", "test", "--flow", "flow")
     assert code != 0
     assert "set CHAT_SCORING_URI" in said
 
 
 async def test_pf_flow_validate_finds_nothing(pf: PromptFlow) -> None:
+    (as_documented,) = documented("validate")
     for flow in ("flow", "flow/evaluation"):
-        code, said = await pf("flow", "validate", "--source", flow)
+        code, said = await pf(*as_documented[:-1], flow)
         assert code == 0, said
         assert "error" not in said.lower(), said
 
@@ -85,10 +92,9 @@ async def test_pf_flow_serve_answers_over_http_whole_and_as_a_stream(pf: PromptF
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = await pf.start(
-        "flow", "serve", "--source", "flow", "--port", str(port), "--host", "127.0.0.1", "--engine", "fastapi",
-        "--skip-open-browser", CHAT_SCORING_URI=pf.endpoint.uri,
-    )  # fmt: skip
+    (as_documented,) = documented("serve")
+    as_documented[as_documented.index("--port") + 1] = str(port)
+    server = await pf.start(*as_documented, CHAT_SCORING_URI=pf.endpoint.uri)
     url = f"http://127.0.0.1:{port}"
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "How are you?"}], "model": "support"}
     try:
@@ -137,16 +143,11 @@ async def test_a_batch_run_is_evaluated(pf: PromptFlow) -> None:
         )
 
     pf.endpoint.handler = answer
-    code, said = await pf(
-        "run", "create", "--file", "flow/evaluation/answers.yaml", "--name", "answers", CHAT_SCORING_URI=pf.endpoint.uri
-    )
-    assert code == 0, said
+    for as_documented in documented("run"):
+        code, said = await pf(*as_documented, CHAT_SCORING_URI=pf.endpoint.uri)
+        assert code == 0, said
     assert len(pf.endpoint.bodies) == len(sample)
     assert all(body["temperature"] == 0 for body in pf.endpoint.bodies)
-    code, said = await pf("run", "create", "--file", "flow/evaluation/scores.yaml", "--name", "scores")
-    assert code == 0, said
-    code, said = await pf("run", "show-metrics", "--name", "scores")
-    assert code == 0, said
     metrics = json.loads(said[said.index("{") :])
     right = (len(sample) - 1) / len(sample)
     assert (metrics["lines"], metrics["failed"]) == (len(sample), 0)
