@@ -13,7 +13,7 @@ from typing import Any
 FIRST_RATIO = 0.25
 # The same where no tokens are counted and nothing is refused in words, so that nothing can be learned.
 BLIND_RATIO = 0.5
-GROWTH = 1.6  # of the ratio after a refusal. Three of them are a factor of 4: at 1 every byte is a token
+GROWTH = 1.6  # of the ratio after a refusal. Three of them are a factor of 4, from FIRST_RATIO to a token for each byte
 FADING = 0.9  # of a ratio that was higher than the latest: it rises at once and falls slowly
 MESSAGE_BYTES = 16  # what a chat template writes around a message, about four tokens
 ROOM_SHARE, MOST_ROOM = 4, 4096  # kept for the answer when the caller sets no limit: a quarter, at most so many tokens
@@ -40,6 +40,7 @@ class Window:
     first_ratio: float = FIRST_RATIO
     size: int = 0
     dropped: int = 0
+    growth: float = 1.0
 
     def __post_init__(self) -> None:
         self.size = self.extra_bytes + sum(map(message_bytes, self.messages)) or 1
@@ -54,10 +55,12 @@ class Window:
     def shrink(self) -> bool:
         """Leave out more, now that the endpoint has refused these messages; False when nothing more can be."""
         room = self.answer_tokens if self.answer_tokens < self.context_length else 0
-        # The refusal says that the messages have at least this many tokens.
-        refused = (self.context_length - room) / self.size
-        self._remember(min(max(self._ratio(), refused) * GROWTH, 1.0))
-        return self._drop_to(min((self.context_length - room) / self._ratio(), self.size - 1))
+        # This much the refusal proves. What goes beyond is a guess for this chat alone: others are not to forget more
+        # because somebody has sent one message that nothing can make fit.
+        proven = max(self._ratio(), (self.context_length - room) / self.size)
+        self._remember(proven)
+        self.growth *= GROWTH
+        return self._drop_to(min((self.context_length - room) / (proven * self.growth), self.size - 1))
 
     def learn(self, prompt_tokens: Any) -> None:
         """Take note of how many tokens the endpoint has counted in these messages."""

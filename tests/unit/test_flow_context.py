@@ -261,6 +261,17 @@ def test_whatever_is_left_out_the_rest_is_whole(messages: list[dict[str, str]], 
         assert chatted[len(chatted) - len(stayed) - 1]["role"] != "user"
 
 
+async def test_a_message_that_can_never_fit_does_not_cost_the_others_their_history(endpoint: StubEndpoint) -> None:
+    server = Server(1000, ratio=0.25)
+    endpoint.handler = server.answer
+    for _ in range(5):
+        with pytest.raises(FlowError):
+            await flow_runner().run(inputs(endpoint, [*chat(2), {"role": "user", "content": "x" * 9000}]))
+    answer = await flow_runner().run(inputs(endpoint, chat(8)))  # 375 tokens
+    assert isinstance(answer, dict)
+    assert "dropped_messages" not in answer
+
+
 def test_calls_of_tools_and_tools_count() -> None:
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "x" * 100}}]
     assert context_window.message_bytes({"role": "assistant", "content": None, "tool_calls": calls}) > 150
