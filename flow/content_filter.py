@@ -29,7 +29,10 @@ class ContentRefused(EndpointRefused):
 class ContentFilterUnavailable(EndpointError):
     """The service did not say, so the message is not sent: the filter fails closed."""
 
-    kind = "not_configured"
+    kind = "not_configured"  # it is no fault of the endpoint's, so nobody is asked again elsewhere
+
+    def __init__(self, message: str, retry_after: str | None = None) -> None:
+        super().__init__(message, retry_after=retry_after, code="content_filter_unavailable")
 
 
 async def check_severity(messages: list[dict[str, Any]], most: int) -> None:
@@ -105,12 +108,12 @@ class _Filter:
         self._client = ContentSafetyClient(
             self._endpoint, self._credential, transport=AioHttpTransport(session=session)
         )
-        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def severities(self, texts: list[str]) -> dict[str, int]:
         """The highest severity of each category in any of ``texts``."""
         highest: dict[str, int] = {}
-        asked = [asyncio.create_task(self._look_at(text)) for text in texts]
+        places = asyncio.Semaphore(AT_ONCE)
+        asked = [asyncio.create_task(self._look_at(text, places)) for text in texts]
         try:
             for found in await asyncio.gather(*asked):
                 highest = {name: max(highest.get(name, 0), found.get(name, 0)) for name in highest | found}
@@ -119,8 +122,8 @@ class _Filter:
                 task.cancel()
         return highest
 
-    async def _look_at(self, text: str) -> dict[str, int]:
-        async with self._places:
+    async def _look_at(self, text: str, places: asyncio.Semaphore) -> dict[str, int]:
+        async with places:
             found = await self._client.analyze_text(
                 {"text": text}, connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retry_total=1
             )
