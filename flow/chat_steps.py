@@ -118,7 +118,9 @@ async def _send(call: ChatCall) -> dict[str, Any] | AsyncGenerator[dict[str, Any
 
 
 def _too_long(error: EndpointRefused) -> bool:
-    return error.upstream_status == 400 and (error.code == TOO_LONG or TOO_LONG_WORDS.search(error.message) is not None)
+    if error.upstream_status not in (400, None):  # without a status it is the first event of a stream
+        return False
+    return error.code == TOO_LONG or TOO_LONG_WORDS.search(error.message) is not None
 
 
 def _shorter(call: ChatCall, error: EndpointRefused) -> ChatCall | None:

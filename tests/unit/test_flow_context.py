@@ -46,6 +46,7 @@ class Server:
         self.context, self.ratio = context, ratio
         self.refusal = refusal or {"code": "context_length_exceeded"}
         self.clips = True  # serving/ gives a long answer what room there is; vLLM refuses it
+        self.as_event = False  # whether a refusal is the first event of a stream
         self.seen: list[list[str]] = []
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -55,7 +56,11 @@ class Server:
         self.seen.append([message["content"][:1] for message in body["messages"]])
         if tokens + (1 if self.clips else body.get("max_tokens", 1)) > self.context:
             message = f"This model's maximum context length is {self.context} tokens"
-            return web.json_response({"error": {"message": message, **self.refusal}}, status=400)
+            error = {"error": {"message": message, **self.refusal}}
+            if self.as_event:
+                text = f"data: {json.dumps(error)}\n\ndata: [DONE]\n\n"
+                return web.Response(text=text, content_type="text/event-stream")
+            return web.json_response(error, status=400)
         usage = {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1}
         choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
         if not body.get("stream"):
@@ -130,6 +135,19 @@ async def test_a_refused_chat_is_sent_again_with_less_of_its_history(
     before = len(server.seen)
     await flow_runner().run(inputs(endpoint, chat(10)))
     assert len(server.seen) == before + 1, "the refusal and the answer taught nothing"
+
+
+async def test_a_refusal_as_the_first_event_of_a_stream_is_one(endpoint: StubEndpoint) -> None:
+    server = Server(1000, refusal={"code": 400})
+    server.as_event = True
+    endpoint.handler = server.answer
+    answer = await flow_runner().run(inputs(endpoint, chat(10), stream=True))
+    assert isinstance(answer, FlowStream)
+    assert answer.first["dropped_messages"] == 20 - len(server.seen[-1])
+    await answer.aclose()
+    with pytest.raises(FlowError) as error:
+        await flow_runner().run(inputs(endpoint, [{"role": "user", "content": "x" * 2000}], stream=True))
+    assert (error.value.upstream_status, error.value.code) == (400, "context_length_exceeded")
 
 
 async def test_nothing_left_to_leave_out_is_the_callers_to_know(endpoint: StubEndpoint) -> None:
