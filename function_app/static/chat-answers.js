@@ -99,7 +99,7 @@ class AnswerView {
   constructor(column, { stop, again }) {
     this.box = make("article", "answer"); this.box.dataset.column = column;
     this.name = make("h3"); this.words = make("div", "text"); this.meta = make("div", "meta"); this.note = make("div");
-    this.box.append(this.name, this.words, this.meta, this.note);
+    this.box.append(this.name, this.words, this.note, this.meta);
     Object.assign(this, { stop, again, ticking: 0 });
   }
 
@@ -115,12 +115,12 @@ class AnswerView {
 
   grow(answer) { showText(this.words, answer.text); }
 
-  wait(message, left, onTick) { // calmly: the page tries again by itself
+  wait(message, left) { // calmly: the page tries again by itself
     const note = make("div", "trouble calm"), words = make("span", "", message), clock = make("span", "clock");
     clock.setAttribute("aria-hidden", "true");
     note.setAttribute("role", "alert"); note.append(words, clock);
     this.words.hidden = true; this.note.replaceChildren(note);
-    this.tick(left, (now) => { clock.textContent = "Trying again in " + now + " s"; onTick(now); });
+    this.tick(left, (now) => { clock.textContent = "Trying again in " + now + " s"; });
   }
 
   end(answer, wait = 0) {

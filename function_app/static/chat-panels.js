@@ -86,7 +86,7 @@ function remove(gone, message) { // at once, and back again if that was a slip
   });
 }
 
-$("fresh").onclick = () => { openChat(newChat(chat.models, chat.settings)); leaveDrawer(); };
+$("fresh").onclick = $("fresh-top").onclick = () => { openChat(newChat(chat.models, chat.settings)); leaveDrawer(); };
 $("clear").onclick = () => {
   const all = keptChats();
   remove(all, all.length === 1 ? "The conversation is deleted." : "All " + all.length + " conversations are deleted.");

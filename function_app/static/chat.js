@@ -47,9 +47,8 @@ function setModels(listed) { // a model, and each version of it that can still b
   });
 }
 
-function versionsOf(model) {
-  const versions = (model.versions ?? []).map((one) => (typeof one === "object" ? one.id ?? one.version ?? one.deployment : one)).filter(Boolean);
-  return versions.map((one) => (String(one).includes("@") ? one : model.id + "@" + one));
+function versionsOf(model) { // the live one first; a model with one version needs no choice
+  return model.versions?.length > 1 ? model.versions.map((version) => model.id + "@" + version) : [];
 }
 
 function missingBases() { // base models that cannot be compared with, because they are not live themselves
@@ -59,11 +58,11 @@ function missingBases() { // base models that cannot be compared with, because t
 
 function isBase(model, base) { return model.id === base || model.id === base.split("/").at(-1).toLowerCase(); }
 
-function suggestSecond(first) { // its base model, else another version of it, else any other model
+function suggestSecond(first) { // its base model, else the version before it, else any other model
   const own = models.find((model) => model.id === first.split("@")[0]);
   const base = own?.base_model && models.find((model) => model !== own && isBase(model, own.base_model));
-  const version = own && [own.id, ...versionsOf(own)].find((name) => name !== first && name !== own.id);
-  return base?.id ?? version ?? models.find((model) => model.id !== first)?.id ?? first;
+  const [live, before] = own ? versionsOf(own) : [];
+  return base?.id ?? (first === own?.id || first === live ? before : own?.id) ?? models.find((model) => model.id !== first)?.id ?? first;
 }
 
 /* --- What is shown --- */
@@ -94,14 +93,15 @@ function aboutModel(name) {
   const model = models.find((one) => one.id === name.split("@")[0]);
   if (!model) return "This model is not live any more.";
   const reads = model.context_length ? " It reads up to " + model.context_length.toLocaleString("en") + " tokens." : "";
-  return "Fine-tuned on your data" + (model.base_model ? " from " + model.base_model : "") + "." + reads;
+  return "Fine-tuned " + (model.base_model ? "from " + model.base_model : "on your data") + "." + reads;
 }
 
 function aboutBases() {
   const missing = missingBases();
   if (!missing.length) return "";
-  const [they, are] = missing.length === 1 ? ["The base model ", " is"] : ["The base models ", " are"];
-  return they + missing.join(", ") + are + " not live, so the comparison is between live models and their versions. A base can be compared with once it is live under a name of its own.";
+  const names = missing.map((base) => "“" + base + "”").join(", ");
+  const first = missing.length === 1 ? "The base model " + names + " is not live here" : "The base models " + names + " are not live here";
+  return first + ", so only live models and their versions can be compared.";
 }
 
 function update() {
@@ -172,7 +172,7 @@ async function run(index, column, view) { // one answer, from the first try to i
       if (control.signal.aborted) { answer.stopped = true; break; }
       wait = error.wait ?? 0;
       if (wait && wait <= LONGEST_WAIT && tries < TRIES && !answer.text) {
-        follow(() => view.wait(error.message, wait, () => {}));
+        follow(() => view.wait(error.message, wait));
         if (await pause(wait * 1000, control.signal)) continue;
         answer.stopped = true;
         break;
@@ -214,7 +214,7 @@ async function receive(mine, index, column, answer, view, signal) {
     const now = performance.now();
     if (first) Object.assign(answer, { first: (first - started) / 1000, total: (now - started) / 1000 });
     if (usage) answer.tokens = usage.completion_tokens;
-    if (usage?.completion_tokens > 1 && now - first > 1) answer.rate = ((usage.completion_tokens - 1) * 1000) / (now - first);
+    if (first && usage?.completion_tokens > 1 && now - first > 100) answer.rate = ((usage.completion_tokens - 1) * 1000) / (now - first);
   }
 }
 

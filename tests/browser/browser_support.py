@@ -16,64 +16,20 @@ FLAGS = [
 ]  # fmt: skip
 DESKTOP, PHONE = {"width": 1180, "height": 780}, {"width": 390, "height": 800}
 
-# WCAG 2.2, success criteria 1.4.3 and 1.4.11: https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
-CONTRAST = """
-() => {
-  const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
-  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
-  const ground = (element) => {
-    const layers = [];
-    for (let e = element; e; e = e.parentElement) {
-      const colour = parse(getComputedStyle(e).backgroundColor);
-      layers.push(colour);
-      if (colour[3] === 1) break;
-    }
-    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
-  };
-  const light = (colour) => {
-    const [r, g, b] = colour.slice(0, 3).map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
-  const name = (e) => e.tagName.toLowerCase() + (e.id ? "#" + e.id : "") + "." + e.className + " " + (e.textContent || "").slice(0, 30);
-  const found = [], seen = { texts: 0, edges: 0 };
-  for (const e of document.querySelectorAll("body *")) {
-    const style = getComputedStyle(e);
-    if (!e.checkVisibility({ opacityProperty: true, visibilityProperty: true }) || e.disabled || e.closest(".unseen, option, svg[hidden]")) continue;
-    const text = [...e.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    const placeholder = e.placeholder && !e.value && !e.disabled;
-    const colour = placeholder ? getComputedStyle(e, "::placeholder").color : style.color;
-    if (text || placeholder || e.matches("svg, select")) {
-      const least = e.matches("svg") ? 3 : 4.5, found_ratio = ratio(over(parse(colour), ground(e)), ground(e));
-      seen.texts++;
-      if (found_ratio < least) found.push(name(e) + ": " + found_ratio.toFixed(2));
-    }
-    if (e.matches("#ask, input:not([type=radio]), dialog textarea")) {
-      const found_ratio = ratio(parse(style.borderTopColor), ground(e.parentElement));
-      seen.edges++;
-      if (found_ratio < 3) found.push("edge of " + name(e) + ": " + found_ratio.toFixed(2));
-    }
-  }
-  return { found, seen };
-}
-"""
-UNNAMED = """
-() => [...document.querySelectorAll("button, select, input, textarea, dialog, [tabindex='0']")].filter((e) => e.checkVisibility())
-  .filter((e) => !(e.textContent.trim() || e.labels?.length || e.ariaLabel || e.getAttribute("aria-labelledby"))).map((e) => e.outerHTML.slice(0, 90))
-"""
+CHECKS = (Path(__file__).resolve().parent / "checks.js").read_text(encoding="utf-8")
 
 
 async def keep(page: Any, name: str, size: dict[str, int] = DESKTOP) -> None:
     """Save a screenshot in each colour scheme; what it shows must be readable, named and within the screen."""
     OUTPUT.mkdir(exist_ok=True)
     await page.set_viewport_size(size)
-    assert await page.evaluate(UNNAMED) == [], f"{name}: these have no name"
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
     for scheme in ("dark", "light"):
         await page.emulate_media(color_scheme=scheme)
-        contrast = await page.evaluate(CONTRAST)
-        assert contrast["seen"]["texts"] > 3
-        assert contrast["found"] == [], f"{name}, {scheme}: too little contrast"
+        checks = await page.evaluate(CHECKS)
+        assert checks["looked"] > 5
+        assert checks["poor"] == [], f"{name}, {scheme}: too little contrast"
+        assert checks["unnamed"] == [], f"{name}: these controls have no name"
         await page.screenshot(path=OUTPUT / f"chat-{name}-{scheme}.png")
 
 

@@ -19,6 +19,8 @@ WORDS = (
     "1. Open your order and choose Return.\n2. Print the label.\n3. Drop the parcel off; the refund takes two days."
 )
 
+FACTS = re.compile(r"first .* s.*total .* s.*48 tokens.*tokens/s")
+
 
 async def ask(page: "playwright.Page", text: str) -> None:
     await page.get_by_label("Message").fill(text)
@@ -73,7 +75,7 @@ async def test_two_models_answer_the_same_question_side_by_side(page: "playwrigh
 
     world.endpoint.handler = both
     await page.get_by_role("button", name="Compare two models").click()
-    await playwright.expect(page.locator("#note")).to_contain_text("The base model embedded is not live")
+    await playwright.expect(page.locator("#note")).to_contain_text("The base model “embedded” is not live")
     await keep(page, "compare-empty")
     await page.get_by_role("combobox", name="First model").select_option("shop-returns")
     await page.get_by_role("combobox", name="Second model").select_option("support")
@@ -327,7 +329,7 @@ async def test_versions_can_be_compared_and_a_model_that_has_gone_is_named(page:
     model = page.get_by_role("combobox", name="Model").first
     assert await model.locator("option").all_inner_texts() == ["support", "support@2", "support@1", "base-1b"]
     await playwright.expect(page.locator("#lead")).to_have_text(
-        "Fine-tuned on your data from org/Base-1B. It reads up to 2,048 tokens."
+        "Fine-tuned from org/Base-1B. It reads up to 2,048 tokens."
     )
     await page.get_by_role("button", name="Compare two models").click()
     second = page.get_by_role("combobox", name="Second model")
@@ -347,7 +349,7 @@ async def test_a_wrong_key_is_asked_for_again_and_a_right_one_lasts_for_the_tab(
     await other.keyboard.press("Enter")
     await playwright.expect(other.get_by_role("alert")).to_contain_text("not one that this app knows")
     await keep(other, "wrong-key-phone", PHONE)
-    await other.get_by_role("button", name="Forget the key").click()
+    await other.get_by_role("button", name="Forget key").click()
     assert await other.evaluate("sessionStorage.getItem('key')") is None
 
 
@@ -391,6 +393,33 @@ async def test_the_drawer_of_a_phone_opens_and_closes_by_keyboard(page: "playwri
     await page.keyboard.press("Escape")
     await playwright.expect(page.get_by_role("dialog", name="Conversations")).to_be_hidden()
     await playwright.expect(page.get_by_role("button", name="Conversations")).to_be_focused()
+
+
+async def test_a_finger_finds_everything_on_a_phone(browser: "playwright.Browser", world: World) -> None:
+    phone = await browser.new_context(viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2)
+    page = await phone.new_page()
+    await page.goto(f"{world.url}/chat")
+    await page.get_by_placeholder("Paste the key").fill(world.key)
+    await page.get_by_role("button", name="Use key").tap()
+    await page.get_by_role("button", name="Compare two models").tap()
+    await page.get_by_label("Message").fill("Where is the workshop?")
+    await page.keyboard.press("Enter")
+    await page.keyboard.type("And when is it open?")  # Enter starts a new line: there is no Shift + Enter here
+    world.endpoint.words = words_of(WORDS)
+    await page.get_by_role("button", name="Send").tap()
+    await playwright.expect(page.locator(".prompt")).to_have_text("Where is the workshop?\nAnd when is it open?")
+    await playwright.expect(page.locator(".fact:text('4 tokens')")).to_have_count(2)
+    small = await page.evaluate(
+        "[...document.querySelectorAll('button, select, #sides label')].filter((e) => e.checkVisibility())"
+        ".filter((e) => { const box = e.getBoundingClientRect(); return Math.min(box.width, box.height) < 43.9; })"
+        ".map((e) => e.outerHTML.slice(0, 80))"
+    )
+    assert small == []
+    await keep(page, "touch", PHONE)
+    await page.get_by_role("button", name="Conversations").tap()
+    await playwright.expect(page.get_by_role("button", name="Rename Where is the workshop?")).to_be_visible()
+    await keep(page, "touch-drawer", PHONE)
+    await phone.close()
 
 
 async def test_nothing_moves_for_those_who_asked_for_that(page: "playwright.Page", world: World) -> None:
