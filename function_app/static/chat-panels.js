@@ -4,9 +4,10 @@
 const $ = (id) => document.getElementById(id);
 const narrow = matchMedia("(max-width: 62rem)");
 
-function say(text) { // to those who listen to the page
-  $("said").textContent = "";
-  setTimeout(() => ($("said").textContent = text), 50);
+function say(text) { // to those who listen to the page; two answers that end together are both told
+  const line = make("p", "", text);
+  $("said").append(line);
+  setTimeout(() => line.remove(), 20_000);
 }
 
 let toastTimer = 0;

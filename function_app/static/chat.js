@@ -85,7 +85,10 @@ function showChat() { // the conversation, or what the page says before there is
   chat.models.forEach((name, column) => ($("side-" + column).nextElementSibling.textContent = name));
   if (chat.turns.length) { $("empty").hidden = true; $("talk").hidden = false; return update(); }
   if (!models.length) return showEmpty("No model is live yet", "Drop a JSONL file into the datasets container. This page notices when its model is live.");
-  if (two) return showEmpty(chat.models.join(" and "), "Each question goes to both; the answers stand side by side.", "", null, aboutBases());
+  if (two) {
+    const [first, second] = chat.models;
+    return showEmpty(first === second ? first + ", twice" : first + " and " + second, "Each question goes to both; the answers stand side by side.", "", null, aboutBases());
+  }
   showEmpty("Chat with " + chat.models[0], aboutModel(chat.models[0]));
 }
 
@@ -161,22 +164,22 @@ function send() {
 
 async function run(index, column, view) { // one answer, from the first try to its end
   const mine = chat, turn = mine.turns[index], control = new AbortController();
-  const answer = (turn.answers[column] = { model: mine.models[column] ?? turn.answers[column].model, text: "" });
+  const answer = (turn.answers[column] = { model: mine.models[column] ?? turn.answers[column].model, text: "", stopped: true }); // until it has ended: the page may be left
   running.set(view, control); update();
   say("Waiting for " + answer.model);
   let wait = 0;
   for (let tries = 1; ; tries++) {
     follow(() => view.begin(answer));
-    try { await receive(mine, index, column, answer, view, control.signal); break; }
+    try { await receive(mine, index, column, answer, view, control.signal); delete answer.stopped; break; }
     catch (error) {
-      if (control.signal.aborted) { answer.stopped = true; break; }
+      if (control.signal.aborted) break;
       wait = error.wait ?? 0;
       if (wait && wait <= LONGEST_WAIT && tries < TRIES && !answer.text) {
         follow(() => view.wait(error.message, wait));
         if (await pause(wait * 1000, control.signal)) continue;
-        answer.stopped = true;
         break;
       }
+      delete answer.stopped;
       if (error.status === 401) askForKey(error.message);
       answer.trouble = error instanceof TypeError ? "The connection was lost." : error instanceof SyntaxError ? "The answer could not be read." : error.message;
       break;
@@ -250,6 +253,8 @@ document.onvisibilitychange = async () => { // a version may have gone live mean
   if (document.hidden || !models.length || running.size) return;
   try { setModels(await listModels()); showChat(); } catch { /* the next question will tell */ }
 };
+
+window.onpagehide = () => { if (running.size) { stopAll(); keepChat(chat); } };
 
 placeList();
 openChat(readChat(tab.getItem("open")) ?? newChat());

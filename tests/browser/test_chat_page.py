@@ -4,7 +4,7 @@ import re
 
 import pytest
 from aiohttp import web
-from browser_support import CHROMIUM, PHONE, Gate, keep
+from browser_support import CHROMIUM, DESKTOP, PHONE, Gate, keep
 from chat_support import World, event
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: pip install playwright")
@@ -192,6 +192,15 @@ async def test_waiting_for_a_busy_model_can_be_stopped(page: "playwright.Page", 
     await playwright.expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
+async def test_an_answer_that_the_reader_left_is_told_as_stopped(page: "playwright.Page", world: World) -> None:
+    world.endpoint.handler = Gate(["Half an"], [])
+    await ask(page, "Hello")
+    await playwright.expect(page.locator(".answer .text")).to_have_text("Half an")
+    await page.reload()
+    await playwright.expect(page.locator(".answer .text")).to_have_text("Half an")
+    await playwright.expect(page.locator(".meta")).to_contain_text("stopped")
+
+
 async def test_an_answer_that_breaks_off_keeps_its_words(page: "playwright.Page", world: World) -> None:
     async def broken(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -319,9 +328,10 @@ async def test_left_out_messages_and_cut_answers_are_told(page: "playwright.Page
 
 
 async def test_versions_can_be_compared_and_a_model_that_has_gone_is_named(page: "playwright.Page") -> None:
+    listing = {"id": "support", "base_model": "org/Base-1B", "context_length": 2048, "versions": ["2", "1"]}
+
     async def listed(route: "playwright.Route") -> None:
-        model = {"id": "support", "object": "model", "base_model": "org/Base-1B", "context_length": 2048}
-        await route.fulfill(json={"object": "list", "data": [{**model, "versions": ["2", "1"]}, {"id": "base-1b"}]})
+        await route.fulfill(json={"object": "list", "data": [listing, {"id": "base-1b"}]})
 
     await page.route("**/v1/models", listed)
     await page.reload()
@@ -335,22 +345,36 @@ async def test_versions_can_be_compared_and_a_model_that_has_gone_is_named(page:
     second = page.get_by_role("combobox", name="Second model")
     await playwright.expect(second).to_have_value("base-1b")  # the base, if it is live
     await playwright.expect(page.locator("#note")).to_be_hidden()
+    await page.get_by_role("button", name="Compare two models").click()
+    await model.select_option("support@1")
+    await ask(page, "Hello")
+    await playwright.expect(page.get_by_role("alert")).to_be_visible()  # here is no such version: the API says so
+    listing["versions"] = []
+    await page.reload()
+    await playwright.expect(model.locator("option:checked")).to_have_text("support@1 (not live)")
 
 
 async def test_a_wrong_key_is_asked_for_again_and_a_right_one_lasts_for_the_tab(
-    page: "playwright.Page", context: "playwright.BrowserContext", world: World
+    context: "playwright.BrowserContext", world: World
 ) -> None:
+    page = await context.new_page()
+    await page.goto(f"{world.url}/chat")
+    await keep(page, "key")
+    await page.get_by_placeholder("Paste the key").fill("wrong")
+    await page.keyboard.press("Enter")
+    await playwright.expect(page.get_by_role("alert")).to_contain_text("not one that this app knows")
+    await keep(page, "wrong-key-phone", PHONE)
+    await page.get_by_placeholder("Paste the key").fill(world.key)
+    await page.keyboard.press("Enter")
+    await page.locator("#text:focus").wait_for()
     await page.reload()
     await page.locator("#text:focus").wait_for()
-    other = await context.new_page()
-    await other.goto(f"{world.url}/chat")
-    await keep(other, "key")
-    await other.get_by_placeholder("Paste the key").fill("wrong")
-    await other.keyboard.press("Enter")
-    await playwright.expect(other.get_by_role("alert")).to_contain_text("not one that this app knows")
-    await keep(other, "wrong-key-phone", PHONE)
-    await other.get_by_role("button", name="Forget key").click()
-    assert await other.evaluate("sessionStorage.getItem('key')") is None
+    await page.set_viewport_size(DESKTOP)
+    await page.get_by_role("button", name="API key").click()
+    await page.get_by_role("button", name="Forget key").click()
+    assert await page.evaluate("sessionStorage.getItem('key')") is None
+    with pytest.raises(playwright.Error, match="TrustedHTML"):  # whatever a later change of the page may try
+        await page.evaluate("document.body.innerHTML = '<b>bold</b>'")
 
 
 async def test_the_page_notices_the_first_model(page: "playwright.Page", world: World) -> None:
