@@ -1,6 +1,7 @@
 """What the browser tests share: Chromium, a gated model, and the checks that every kept screenshot passes."""
 
 import asyncio
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ FLAGS = [
 ]  # fmt: skip
 DESKTOP, PHONE = {"width": 1180, "height": 780}, {"width": 390, "height": 800}
 
+WORDS = (
+    "You can return anything within 30 days, as long as it is unused.\n\n"
+    "1. Open your order and choose Return.\n2. Print the label.\n3. Drop the parcel off; the refund takes two days."
+)
 CHECKS = (Path(__file__).resolve().parent / "checks.js").read_text(encoding="utf-8")
 
 
@@ -31,6 +36,17 @@ async def keep(page: Any, name: str, size: dict[str, int] = DESKTOP) -> None:
         assert checks["poor"] == [], f"{name}, {scheme}: too little contrast"
         assert checks["unnamed"] == [], f"{name}: these controls have no name"
         await page.screenshot(path=OUTPUT / f"chat-{name}-{scheme}.png")
+
+
+async def ask(page: Any, text: str) -> None:
+    """Send ``text`` as a reader would."""
+    await page.get_by_label("Message").fill(text)
+    await page.keyboard.press("Enter")
+
+
+def words_of(text: str) -> list[str]:
+    """``text`` in the pieces in which a model would say it."""
+    return re.findall(r"\s*\S+", text)
 
 
 class Gate:
