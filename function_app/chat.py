@@ -77,14 +77,13 @@ async def _list_models(req: Request, log: ChatLog, caller: Caller) -> Response: 
     return _json(
         {
             "object": "list",
-            "data": [_describe(live) for name, live in sorted(models.items()) if caller.may_use(name)],
+            "data": [_describe(models[name]) for name in caller.visible(models)],
         }
     )
 
 
 async def _get_model(req: Request, log: ChatLog, caller: Caller) -> Response:
-    live = (await choose(req.path_params["model"])).live
-    caller.check_model(live.model)
+    live = (await choose(req.path_params["model"], caller)).live
     log.model = live.model
     log.write(200)
     return _json(_describe(live))

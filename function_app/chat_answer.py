@@ -30,12 +30,11 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
     """Return the answer to a request that ``caller`` may make. Raises ApiError, FlowError and what they come from."""
     request = read_chat_request(await _read_body(req))
     log.stream = request.stream
-    choice = await choose(request.model)
+    choice = await choose(request.model, caller)
     log.model = choice.live.model
-    caller.check_model(choice.live.model)
     place = caller.take_place()
     try:
-        answer = await _ask(request, choice)
+        answer = await _ask(request, choice, caller)
         log.first_answer()
         usage.note(choice.live.model)
         if isinstance(answer, FlowStream):
@@ -58,11 +57,11 @@ async def _read_body(req: Request) -> bytes:
     return bytes(body)
 
 
-async def _ask(request: ChatRequest, choice: Choice) -> dict[str, Any] | FlowStream:
+async def _ask(request: ChatRequest, choice: Choice, caller: Caller) -> dict[str, Any] | FlowStream:
     try:
         return await flow_runner().run(flow_inputs(request, choice))
     except FlowError as error:
-        elsewhere = await _elsewhere(request, choice, error)
+        elsewhere = await _elsewhere(request, choice, caller, error)
         if elsewhere is None:
             raise
         return await flow_runner().run(elsewhere)
@@ -94,7 +93,7 @@ def flow_inputs(request: ChatRequest, choice: Choice) -> dict[str, Any]:
     }
 
 
-async def _elsewhere(request: ChatRequest, choice: Choice, error: FlowError) -> dict[str, Any] | None:
+async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error: FlowError) -> dict[str, Any] | None:
     """What to ask instead when nothing was answered yet; None when that would be the same again. Raises ApiError when
     the model has been retired a moment ago.
 
@@ -106,7 +105,7 @@ async def _elsewhere(request: ChatRequest, choice: Choice, error: FlowError) -> 
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
-        raise model_not_found(choice.live.model, sorted(await live_models().all())) from error
+        raise model_not_found(choice.live.model, caller.visible(await live_models().all())) from error
     before, inputs = flow_inputs(request, choice), flow_inputs(request, Choice(now))
     if inputs == before:
         inputs = flow_inputs(request, Choice(now, now.deployment))
