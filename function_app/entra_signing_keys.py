@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-import re
 import time
 from typing import TYPE_CHECKING, Any
+
+from .settings import TENANT_ID
 
 if TYPE_CHECKING:
     import aiohttp
@@ -15,9 +16,14 @@ FRESH_SECONDS = 24 * 3600.0  # Entra advises to look once a day
 UNKNOWN_SECONDS = 60.0  # between two looks for a key that is not there: anybody can make up a key's id
 FAILED_SECONDS = 5.0  # between two looks while the issuer does not answer
 TIMEOUT_SECONDS = 10.0
-GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 log = logging.getLogger(__name__)
+
+
+def tenant_of(issuer: str) -> str:
+    """The id of the tenant whose issuer it is; nothing for one that is no tenant's."""
+    found = TENANT_ID.search(issuer)
+    return found[0].lower() if found else ""
 
 
 class IssuerUnavailable(Exception):
@@ -27,12 +33,16 @@ class IssuerUnavailable(Exception):
 
 
 class SigningKeys:
-    """The keys of one issuer by their ids (``kid``); at most one reading of them is under way."""
+    """The keys of one issuer by their ids (``kid``); at most one reading of them is under way.
+
+    ``issuer`` is an address below which a document names the keys, and the issuer as tokens name it. With Entra that is
+    not always the same: https://login.microsoftonline.com/<tenant> says that it is https://sts.windows.net/<tenant>/.
+    """
 
     def __init__(self, issuer: str) -> None:
-        self._issuer = issuer.rstrip("/")
-        tenant = GUID.search(issuer)
-        self._tenant = tenant[0].lower() if tenant else ""
+        self._address = issuer.rstrip("/")
+        self._tenant = tenant_of(issuer)
+        self.issuer = ""  # as tokens name it, once it has been read
         self._keys: dict[str, jwt.PyJWK] = {}
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
@@ -79,17 +89,18 @@ class SigningKeys:
                 connector=aiohttp.TCPConnector(ssl=ssl.create_default_context()),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
             ) as session:
-                found = await _read_json(session, f"{self._issuer}{DISCOVERY}")
-                if str(found.get("issuer", "")).rstrip("/") != self._issuer:
-                    raise ValueError(f"the document names another issuer, {found.get('issuer')!r}")
+                found = await _read_json(session, f"{self._address}{DISCOVERY}")
+                issuer = found.get("issuer")
+                if not isinstance(issuer, str) or not issuer or tenant_of(issuer) != self._tenant:
+                    raise ValueError(f"its document names {issuer!r} as the issuer, which is of another tenant")
                 published = await _read_json(session, str(found.get("jwks_uri", "")))
             keys = _usable(published.get("keys"), self._tenant)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             log.error(
-                "entra issuer=%s keys=%d error=%s: %s", self._issuer, len(self._keys), type(error).__name__, error
+                "entra issuer=%s keys=%d error=%s: %s", self._address, len(self._keys), type(error).__name__, error
             )
             return
-        self._keys = keys
+        self.issuer, self._keys = issuer, keys
         self._read_at = time.monotonic()
 
 
@@ -116,9 +127,8 @@ def _usable(published: Any, tenant: str) -> "dict[str, jwt.PyJWK]":
     keys = {}
     for entry in published if isinstance(published, list) else []:
         try:
-            owner = GUID.search(str(entry.get("issuer", "")))
-            others = bool(tenant and owner and owner[0].lower() != tenant)
-            if entry["kty"] == "RSA" and entry.get("use", "sig") == "sig" and not others:
+            signs_here = tenant_of(str(entry.get("issuer", ""))) in ("", tenant)
+            if entry["kty"] == "RSA" and entry.get("use", "sig") == "sig" and signs_here:
                 keys[str(entry["kid"])] = jwt.PyJWK(entry, algorithm="RS256")
         except (jwt.PyJWTError, AttributeError, LookupError, TypeError, ValueError):
             continue  # a kind of key that came after this was written

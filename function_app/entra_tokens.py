@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from .chat_keys import KeyRefused
-from .entra_signing_keys import GUID, SigningKeys
+from .entra_signing_keys import SigningKeys, tenant_of
 
 if TYPE_CHECKING:
     import jwt
@@ -27,9 +27,7 @@ class EntraTokens:
 
     def __init__(self, audience: str, issuer: str, role: str = "") -> None:
         self.audiences = [part.strip() for part in audience.split(",") if part.strip()]
-        self._issuer = issuer.rstrip("/")
-        tenant = GUID.search(issuer)
-        self._tenant = tenant[0].lower() if tenant else ""
+        self._tenant = tenant_of(issuer)
         self._role = role
         self._keys = SigningKeys(issuer)
 
@@ -63,7 +61,7 @@ class EntraTokens:
                 key,
                 algorithms=["RS256"],
                 audience=self.audiences,
-                issuer=[self._issuer, f"{self._issuer}/"],  # that of version 1.0 ends in a slash
+                issuer=self._keys.issuer,
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "aud", "iss"]},
             )
@@ -76,10 +74,11 @@ class EntraTokens:
                 f"The token is for something else than this app; ask for one for {self.audiences[0]}."
             ) from None
         except jwt.InvalidIssuerError:
-            raise KeyRefused("The token is of another issuer than the one that this app trusts.") from None
+            # The issuer of tokens of version 1.0 is not that of version 2.0.
+            raise KeyRefused(f"The token is of another issuer than {self._keys.issuer}.") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise KeyRefused("The token is not valid: its signature or a claim is wrong.") from None
-        if self._tenant and str(claims.get("tid", "")).lower() != self._tenant:
+        if str(claims.get("tid", "")).lower() != self._tenant:
             raise KeyRefused("The token is of another tenant than the one that this app trusts.")
         if not _client(claims):
             # An ID token has the same issuer and, of version 2.0, the same audience; it tells the client who has

@@ -1,9 +1,12 @@
 """Every environment variable that the function app reads, in one place, typed."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+
+TENANT_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class SettingsError(ValueError):
@@ -119,9 +122,9 @@ def _check_entra(audience: str, issuer: str, role: str) -> None:
     ):
         if not value and (audience or issuer or role):
             raise SettingsError(f"The app setting {name} is missing, without which {other} means nothing.")
-    if {"common", "organizations", "consumers", "{tenantid}"} & set(issuer.lower().split("/")):
+    if issuer and not TENANT_ID.search(issuer):
         raise SettingsError(
-            "The app setting CHAT_ENTRA_ISSUER must name one tenant, as "
+            "The app setting CHAT_ENTRA_ISSUER must hold the id of one tenant, as "
             f"https://login.microsoftonline.com/<tenant id>/v2.0 does; it is {issuer!r}."
         )
 
