@@ -95,7 +95,7 @@ class SigningKeys:
                     raise ValueError(f"its document names {issuer!r} as the issuer, which is of another tenant")
                 published = await _read_json(session, str(found.get("jwks_uri", "")))
             keys = _usable(published.get("keys"), self._tenant)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             log.error(
                 "entra issuer=%s keys=%d error=%s: %s", self._address, len(self._keys), type(error).__name__, error
             )
