@@ -81,7 +81,9 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     gpu_index = env.get("TRAINING_GPU_INDEX", "").strip()
     outcome_topic = env.get("OUTCOME_TOPIC_ENDPOINT", "").strip()
     content_safety = env.get("CONTENT_SAFETY_ENDPOINT", "").strip()
-    audience, issuer, role = (env.get(f"CHAT_ENTRA_{name}", "").strip() for name in ("AUDIENCE", "ISSUER", "ROLE"))
+    audience = env.get("CHAT_ENTRA_AUDIENCE", "").strip()
+    issuer = env.get("CHAT_ENTRA_ISSUER", "").strip()
+    role = env.get("CHAT_ENTRA_ROLE", "").strip()
     _check_entra(audience, issuer, role)
     return Settings(
         blob_service_uri=blob,
