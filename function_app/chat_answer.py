@@ -11,7 +11,7 @@ from .chat_errors import as_api_error
 from .chat_log import ChatLog
 from .flow_runner import FlowError, FlowStream, flow_runner
 from .live import live_models
-from .model_choice import Choice, choose
+from .model_choice import Choice, choose, pin_gone
 from .openai_api import (
     DONE,
     MAX_BODY_BYTES,
@@ -43,6 +43,7 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
         place.leave()
         raise
     place.leave()
+    answer["model"] = request.model
     log.usage = answer.get("usage") or {}
     log.write(200)
     return Response(to_json(answer), headers=_headers(answer), media_type="application/json")
@@ -61,6 +62,8 @@ async def _ask(request: ChatRequest, choice: Choice, caller: Caller) -> dict[str
     try:
         return await flow_runner().run(flow_inputs(request, choice))
     except FlowError as error:
+        if choice.deployment and error.upstream_status == 404:
+            raise await pin_gone(choice, caller) from error
         elsewhere = await _elsewhere(request, choice, caller, error)
         if elsewhere is None:
             raise
@@ -98,10 +101,10 @@ async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error
     the model has been retired a moment ago.
 
     A model may have moved to another endpoint, and the one that it leaves is deleted. Or the traffic has led to a
-    challenger that is out of order: the deployment that the live record names still serves. A pinned deployment has no
+    challenger that is out of order: the deployment that the live record names still serves. What is pinned has no
     elsewhere.
     """
-    if choice.deployment or not _may_be_well_elsewhere(error):
+    if choice.pinned or not _may_be_well_elsewhere(error):
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
@@ -123,7 +126,7 @@ def _headers(answer: Mapping[str, Any]) -> dict[str, str]:
 
 async def _stream(answer: FlowStream, request: ChatRequest, log: ChatLog, place: Place) -> Response:
     headers = {"Cache-Control": "no-cache", **_headers(answer.first)}
-    events = _events(answer, ChunkWriter(request.include_usage), log, place)
+    events = _events(answer, ChunkWriter(request.include_usage, request.model), log, place)
     await anext(events)  # from here on its finally clause runs, even if the caller is already gone
     return _ClosingStream(events, media_type="text/event-stream", headers=headers)
 

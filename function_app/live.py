@@ -88,8 +88,12 @@ class LiveModels:
 
     async def find(self, name: str) -> LiveModel | None:
         """Return the live model of that name, even one that went live a moment ago. Raises as ``all`` does."""
-        models = await self.all()
-        if name not in models and time.monotonic() - self._read_at > LOOK_AGAIN_SECONDS:
+        found = (await self.all()).get(name)
+        return found or await self.find_newer(name)
+
+    async def find_newer(self, name: str) -> LiveModel | None:
+        """Return the live model of that name from a list that is a moment old at most, if storage answers."""
+        if time.monotonic() - self._read_at > LOOK_AGAIN_SECONDS:
             await asyncio.wait([self._read_once()], timeout=WAIT_SECONDS)
         return self._models.get(name)
 
