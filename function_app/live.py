@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -36,12 +37,13 @@ class ChatRules(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The deployment that the live one has replaced, for as long as it is kept: it can still be asked by name."""
+    """The deployment that the live one has replaced. It can be asked by name ``until`` its bake time is over."""
 
     deployment: str
     model_version: str = ""
     wire: Literal["", "mlflow"] = ""
     scoring_uri: str = ""
+    until: datetime | None = None
 
 
 class LiveModel(msgspec.Struct, frozen=True):

@@ -6,11 +6,12 @@ for a while, the one that it has replaced.
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
 from .callers import Caller
-from .live import LiveModel, live_models
+from .live import Kept, LiveModel, live_models
 from .openai_api import ApiError, model_not_found
 
 DEPLOYMENT = re.compile(r"r-[0-9a-f]{12}")  # as runs.Run.deployment names them
@@ -77,14 +78,22 @@ async def _not_live(name: str, caller: Caller) -> ApiError:
 
 def versions(live: LiveModel) -> list[str]:
     """The versions of the model that can be asked by name, the live one first."""
-    known = [live.model_version, live.replaced.model_version if live.replaced else ""]
+    kept = _kept(live)
+    known = [live.model_version, kept.model_version if kept else ""]
     return [version for version in known if version]
 
 
 def deployments(live: LiveModel) -> list[str]:
     """The deployments that can be asked by name, the live one first."""
-    known = [live.deployment, live.replaced.deployment if live.replaced else ""]
+    kept = _kept(live)
+    known = [live.deployment, kept.deployment if kept else ""]
     return [deployment for deployment in known if deployment]
+
+
+def _kept(live: LiveModel) -> Kept | None:
+    """The replaced deployment as long as it is there."""
+    kept = live.replaced
+    return kept if kept and (kept.until is None or kept.until > datetime.now(UTC)) else None
 
 
 def _pinned(live: LiveModel, pin: str) -> LiveModel | None:
@@ -93,7 +102,7 @@ def _pinned(live: LiveModel, pin: str) -> LiveModel | None:
         return None
     if pin in (live.model_version, live.deployment):
         return live
-    kept = live.replaced
+    kept = _kept(live)
     if kept is None or pin not in (kept.model_version, kept.deployment):
         return None
     return msgspec.structs.replace(

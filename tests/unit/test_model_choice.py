@@ -1,6 +1,7 @@
 """What a request's ``model`` means: a live model, or one version or deployment of it."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from function_app.openai_api import ApiError
 HELLO = [{"role": "user", "content": "Hi"}]
 NEW, OLD, OTHER = "r-0123456789ab", "r-aaaaaaaaaaaa", "r-bbbbbbbbbbbb"
 ANYBODY = Caller("tests")
+LATER = datetime.now(UTC) + timedelta(minutes=10)
 
 
 def record(**fields: Any) -> dict[str, Any]:
@@ -101,6 +103,17 @@ async def test_the_replaced_deployment_is_asked_in_its_own_way(container: StubCo
     assert (await choose("support@2026", ANYBODY)).live.wire == ""
 
 
+async def test_the_replaced_version_goes_with_its_bake_time(container: StubContainer) -> None:
+    kept = {"deployment": OLD, "model_version": "2025", "until": LATER.isoformat()}
+    put(container, replaced=kept)
+    assert (await choose("support@2025", ANYBODY)).deployment == OLD
+    put(container, replaced={**kept, "until": (datetime.now(UTC) - timedelta(seconds=1)).isoformat()})
+    with pytest.raises(ApiError, match=f"pinned as support@2026, support@{NEW}\\."):
+        await choose("support@2024", ANYBODY)
+    with pytest.raises(ApiError):
+        await choose("support@2025", ANYBODY)
+
+
 async def test_a_serverless_endpoint_has_a_version_and_no_deployments(container: StubContainer) -> None:
     put(container, deployment="", auth="key", replaced=None)
     choice = await choose("support@2026", ANYBODY)
@@ -157,19 +170,15 @@ async def test_models_are_described_with_what_can_be_pinned(world: World) -> Non
 
 def test_the_live_record_keeps_the_deployment_that_it_replaces() -> None:
     before = record(deployment=OLD, model_version="2025", wire="mlflow", scoring_uri="https://x/score")
-    made = with_replaced(record(replaced=None), before)
-    assert made["replaced"] == {
-        "deployment": OLD, "model_version": "2025", "wire": "mlflow", "scoring_uri": "https://x/score",
-    }  # fmt: skip
-    assert msgspec.convert({**made, "run_id": "x"}, LiveModel).replaced == Kept(
-        OLD, "2025", "mlflow", "https://x/score"
-    )
+    written = msgspec.json.encode(with_replaced(record(replaced=None), before, LATER))
+    kept = Kept(OLD, "2025", "mlflow", "https://x/score", LATER)
+    assert msgspec.json.decode(written, type=LiveModel).replaced == kept
 
 
 def test_the_same_release_written_again_keeps_what_it_has_replaced() -> None:
     again = {name: value for name, value in record().items() if name != "replaced"}
-    assert with_replaced(again, record())["replaced"] == {"deployment": OLD, "model_version": "2025"}
-    assert "replaced" not in with_replaced(again, again)
+    assert with_replaced(again, record(), LATER)["replaced"] == {"deployment": OLD, "model_version": "2025"}
+    assert "replaced" not in with_replaced(again, again, LATER)
 
 
 @pytest.mark.parametrize(
@@ -178,10 +187,10 @@ def test_the_same_release_written_again_keeps_what_it_has_replaced() -> None:
 )
 def test_what_is_not_on_the_endpoint_any_more_cannot_be_pinned(before: dict[str, Any]) -> None:
     made = {name: value for name, value in record().items() if name != "replaced"}
-    assert with_replaced(made, before) == made
+    assert with_replaced(made, before, LATER) == made
 
 
 def test_a_serverless_release_replaces_nothing_that_can_be_pinned() -> None:
     made = {**record(), "deployment": ""}
     del made["replaced"]
-    assert with_replaced(made, {**made, "deployment": OLD}) == made
+    assert with_replaced(made, {**made, "deployment": OLD}, LATER) == made
