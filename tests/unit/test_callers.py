@@ -1,6 +1,7 @@
 """What a caller may do: its own models and no sign of others, so many answers at a time, and no place is ever lost."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -10,12 +11,14 @@ import aiohttp
 import openai
 import pytest
 from aiohttp import web
+from azurefunctions.extensions.http.fastapi import Request
 from chat_support import World, event
 from entra_support import CLIENT, StubEntra
 
-from function_app import callers
+from function_app import callers, chat
 from function_app.api_keys import new_key
 from function_app.callers import Caller, identify
+from function_app.chat_answer import answer_chat
 from function_app.chat_keys import KeyRefused
 from function_app.openai_api import ApiError
 from function_app.settings import settings
@@ -175,6 +178,22 @@ async def test_no_place_is_lost_however_the_callers_leave(world: World, allow: A
     await until_answering(world.key, 0)
     for _ in range(8):
         await ask(world)
+
+
+async def test_an_answer_that_nobody_takes_gives_its_place_back(world: World, allow: Allow) -> None:
+    allow(concurrency=1)
+    body = json.dumps({"model": "support", "messages": HELLO, "stream": True}).encode()
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"authorization", f"Bearer {world.key}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+    response = await chat._answer(Request(scope, receive), answer_chat)
+    assert response.status_code == 200
+    await until_answering(world.key, 1)
+    del response  # as when the host finds that the client has gone before the first byte
+    await until_answering(world.key, 0)
 
 
 def test_a_place_is_given_back_once() -> None:
