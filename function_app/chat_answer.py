@@ -64,7 +64,7 @@ async def _ask(request: ChatRequest, choice: Choice, caller: Caller) -> dict[str
     except FlowError as error:
         if choice.deployment and error.upstream_status == 404:
             raise await pin_gone(choice, caller) from error
-        elsewhere = await _elsewhere(request, choice, error)
+        elsewhere = await _elsewhere(request, choice, caller, error)
         if elsewhere is None:
             raise
         return await flow_runner().run(elsewhere)
@@ -96,7 +96,7 @@ def flow_inputs(request: ChatRequest, choice: Choice) -> dict[str, Any]:
     }
 
 
-async def _elsewhere(request: ChatRequest, choice: Choice, error: FlowError) -> dict[str, Any] | None:
+async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error: FlowError) -> dict[str, Any] | None:
     """What to ask instead when nothing was answered yet; None when that would be the same again. Raises ApiError when
     the model has been retired a moment ago.
 
@@ -108,7 +108,7 @@ async def _elsewhere(request: ChatRequest, choice: Choice, error: FlowError) -> 
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
-        raise model_not_found(choice.live.model, sorted(await live_models().all())) from error
+        raise model_not_found(choice.live.model, caller.visible(await live_models().all())) from error
     before, inputs = flow_inputs(request, choice), flow_inputs(request, Choice(now))
     if inputs == before:
         inputs = flow_inputs(request, Choice(now, now.deployment))

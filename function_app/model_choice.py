@@ -73,7 +73,7 @@ async def pin_gone(choice: Choice, caller: Caller) -> ApiError:
 
 
 async def _not_live(name: str, caller: Caller) -> ApiError:
-    return model_not_found(name, sorted(filter(caller.may_use, await live_models().all())))
+    return model_not_found(name, caller.visible(await live_models().all()))
 
 
 def versions(live: LiveModel) -> list[str]:
