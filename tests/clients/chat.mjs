@@ -7,6 +7,7 @@ import OpenAI from "openai";
 const { CHAT_URL, CHAT_KEY, NARROW_KEY } = process.env;
 const options = { baseURL: CHAT_URL, apiKey: CHAT_KEY, maxRetries: 0 };
 const client = new OpenAI(options);
+const narrow = new OpenAI({ ...options, apiKey: NARROW_KEY }); // for the model support alone, one answer at a time
 
 const hello = [{ role: "user", content: "Hello" }];
 
@@ -68,8 +69,7 @@ test("401: a key that is none", async () => {
   assert.deepEqual([error.status, error.code], [401, "invalid_api_key"]);
 });
 
-test("403: a model that is not the key's", { skip: !NARROW_KEY }, async () => {
-  const narrow = new OpenAI({ ...options, apiKey: NARROW_KEY });
+test("403: a model that is not the key's", async () => {
   assert.equal((await ask({}, narrow)).model, "support");
   const error = await refusal(ask({ model: "orders" }, narrow), OpenAI.PermissionDeniedError);
   assert.deepEqual([error.status, error.code, error.param], [403, "model_not_allowed", "model"]);
@@ -99,6 +99,15 @@ test("429: with the time after which to try again", async () => {
   const error = await refusal(ask({ messages: [{ role: "user", content: "busy" }] }), OpenAI.RateLimitError);
   assert.deepEqual([error.status, error.code], [429, "rate_limit_exceeded"]);
   assert.equal(error.headers.get("retry-after"), "1");
+});
+
+test("429: while the key has as many answers under way as it may have", async () => {
+  const stream = await ask({ stream: true, messages: [{ role: "user", content: "without end" }] }, narrow);
+  const error = await refusal(ask({}, narrow), OpenAI.RateLimitError);
+  assert.ok(Number(error.headers.get("retry-after")) > 0);
+  stream.controller.abort();
+  const patient = new OpenAI({ ...options, apiKey: NARROW_KEY, maxRetries: 2 });
+  assert.equal((await ask({}, patient)).model, "support");
 });
 
 test("429: the client tries again by itself", async () => {

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from function_app.chat_keys import digest, read_keys
 from tests import instant
 from tests.local_azure import LocalAzure, exports
 
@@ -147,6 +148,14 @@ def matches(pattern: str) -> Callable[[Shell, str], None]:
     return check
 
 
+def key(shell: Shell, printed: str) -> None:
+    (entry,) = re.findall(r"^ *(shop:\S+)$", printed, re.M)
+    (stored,) = read_keys(entry)
+    (secret,) = re.findall(r"^ *([A-Za-z0-9_-]{43})$", printed, re.M)
+    assert digest(stored.salt, secret) == stored.digest
+    assert (stored.name, stored.models, stored.concurrency) == ("shop", {MODEL}, 8)
+
+
 def openapi(shell: Shell, printed: str) -> None:
     described = json.loads(printed)
     assert described["openapi"].startswith("3.1")
@@ -167,6 +176,8 @@ EXPECTED: dict[str, Callable[[Shell, str], None]] = {
     "long": long,
     "errors": matches(r"model_not_found [0-9a-f]{32}\nThe model 'suport' .*\b" + MODEL + r"\b.*"),
     "node-errors": matches(r"401 invalid_api_key 401 .*"),
+    "key": key,
+    "entra": text(),
     "openapi": openapi,
 }
 

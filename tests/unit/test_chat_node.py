@@ -5,8 +5,12 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 from chat_support import World, event
+
+from function_app import api_keys
+from function_app.settings import settings
 
 CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 
@@ -37,14 +41,21 @@ def steer_by_prompts(world: World) -> None:
     world.endpoint.handler = answer
 
 
-async def test_the_stock_client_for_node_gets_answers_streams_and_typed_errors(world: World) -> None:
+async def test_the_stock_client_for_node_gets_answers_streams_and_typed_errors(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert (CLIENTS / "node_modules" / "openai").is_dir(), "OpenAI's client for Node is not installed: make install"
     steer_by_prompts(world)
     world.container.put_live("orders", world.endpoint.uri)
+    narrow, entry = api_keys.new_key("narrow", models="support", concurrency=1)
+    monkeypatch.setenv("CHAT_API_KEYS", f"{os.environ['CHAT_API_KEYS']},{entry}")
+    settings.cache_clear()
     node = await asyncio.create_subprocess_exec(
         "node", "--test-reporter=tap", "chat.mjs",
         cwd=CLIENTS,
-        env={"PATH": os.environ["PATH"], "CHAT_URL": f"{world.url}/v1", "CHAT_KEY": world.key},
+        env={
+            "PATH": os.environ["PATH"], "CHAT_URL": f"{world.url}/v1", "CHAT_KEY": world.key, "NARROW_KEY": narrow,
+        },
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     printed = (await node.communicate())[0].decode()
