@@ -7,6 +7,7 @@ module of this package has it. ``EXPECTED`` says what each must print.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from function_app.chat_keys import digest, read_keys
 from tests import instant
@@ -24,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "chat.md"
 CLIENTS = ROOT / "tests" / "clients"
 FENCE = re.compile(r"(?:^<!-- example: (?P<name>\S+) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 MODEL, QUESTION = "handbook", "Where is the workshop?"
 
 
@@ -125,7 +129,20 @@ def pinned(shell: Shell, printed: str) -> None:
 
 
 def page(shell: Shell, printed: str) -> None:
-    assert re.fullmatch(r"Open http\S+/api/chat and paste the key \S+\n", printed)
+    """What the line says is done, in a real browser."""
+    said = re.fullmatch(r"Open (http\S+/api/chat) and paste the key (\S+)\n", printed)
+    assert said
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the PATH: apt-get install chromium to open the page")
+    with sync_playwright() as tools, tools.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        tab = browser.new_page()
+        tab.goto(said[1])
+        tab.get_by_placeholder("Paste the key").fill(said[2])
+        tab.keyboard.press("Enter")
+        tab.locator("#text:focus").wait_for()
+        tab.get_by_label("Message", exact=True).fill(QUESTION)
+        tab.keyboard.press("Enter")
+        tab.get_by_text(shell.answer).wait_for()
 
 
 def recipe(shell: Shell, printed: str) -> None:
