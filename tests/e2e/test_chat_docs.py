@@ -142,7 +142,7 @@ def page(shell: Shell, printed: str) -> None:
         tab.locator("#text:focus").wait_for()
         tab.get_by_label("Message", exact=True).fill(QUESTION)
         tab.keyboard.press("Enter")
-        tab.get_by_text(shell.answer).wait_for()
+        tab.get_by_text(shell.answer, exact=True).wait_for()
 
 
 def recipe(shell: Shell, printed: str) -> None:
