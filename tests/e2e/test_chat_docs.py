@@ -84,6 +84,7 @@ class Shell:
 @pytest.fixture(scope="module")
 def shell(instant_azure: LocalAzure, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A model is live, and the first example has been run."""
+    assert (CLIENTS / "node_modules" / "openai").is_dir(), "OpenAI's client for Node is not installed: make install"
     recipe = "release: {step_minutes: 0}\n"
     instant_azure.drop(f"{MODEL}/recipe.yaml", recipe.encode())
     run = instant_azure.wait_for_end(MODEL, instant_azure.drop(f"{MODEL}/data.jsonl", instant.dataset("one")), limit=60)
