@@ -154,6 +154,8 @@ def flow_failed(
         return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", retry_after=retry_after)
     if kind == "timeout" or upstream_status in (408, 504):
         return ApiError(504, message, type="server_error", code="endpoint_timeout")
+    if kind == "not_configured" and code:  # what it is that nobody has configured, or that does not answer
+        return ApiError(503, message, type="server_error", code=code, retry_after=retry_after)
     if kind in ("unreachable", "not_configured") or upstream_status == 503:
         return ApiError(503, message, type="server_error", code="endpoint_unavailable", retry_after=retry_after)
     if upstream_status in (401, 403, 404):
