@@ -29,6 +29,7 @@ The release of a model: release, by release_managed or release_serverless
     live_record                            what serves now
 
 The chat: chat → chat_answer → flow_runner; openai_api and openai_messages (the wire), chat_errors, chat_log, chat_page
+    chat_leaving                    callers who leave before their answer
     callers, chat_keys              who may chat, with which models, and how much at a time
     model_choice, live, usage       what a request's model means, which there are, and when each last answered
 
