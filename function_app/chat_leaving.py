@@ -18,7 +18,7 @@ async def unless_caller_leaves(
     """Await ``answer``, whose request has been read to its end. Raises ApiError, for the log, once the caller has left.
 
     ``answer`` is cancelled then, which closes its connection to the endpoint. By asyncio alone: Starlette's way,
-    anyio's cancel scope, waits for a moment at which the stream waits, and an endpoint can send so fast that none comes.
+    anyio's cancel scope, acts only when the stream waits just then, and an endpoint may be too fast for that.
     """
     loop = asyncio.get_running_loop()
     watches: list[asyncio.Task[None]] = []
