@@ -15,7 +15,7 @@ export PF_TRACING_SKIP_EXPORTER_SETUP := true
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: .venv/installed .venv-training/installed .venv-inference/installed emulator/node_modules/installed ## Install everything into this folder
+install: .venv/installed .venv-training/installed .venv-inference/installed emulator/node_modules/installed tests/clients/node_modules/installed ## Install everything into this folder
 
 demo: install ## Drop the sample file, watch it become a model, ask the model
 	@$(APP) -m demo
@@ -49,7 +49,7 @@ check-tools:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "error: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@command -v node >/dev/null && command -v npm >/dev/null && node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' || \
-		{ echo "error: Node.js 20 or later with npm is needed (for Azurite)." >&2; exit 1; }
+		{ echo "error: Node.js 20 or later with npm is needed (for Azurite and for OpenAI's client)." >&2; exit 1; }
 
 .venv/installed: requirements.txt requirements-dev.txt constraints.txt | check-tools
 	@echo "Installing the function app's Python environment (a minute or two) …"
@@ -73,6 +73,11 @@ check-tools:
 emulator/node_modules/installed: emulator/package.json emulator/package-lock.json | check-tools
 	@echo "Installing Azurite …"
 	@cd emulator && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+tests/clients/node_modules/installed: tests/clients/package.json tests/clients/package-lock.json | check-tools
+	@echo "Installing OpenAI's client for Node, for the tests …"
+	@cd tests/clients && npm ci --silent --no-audit --no-fund
 	@touch $@
 
 # The browser tests use Debian's Chromium; where it is missing and cannot be installed they are skipped and say so.

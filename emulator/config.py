@@ -140,6 +140,7 @@ class Project:
     functions_app: str = ""
     app_settings: dict[str, str] = field(default_factory=dict)
     api_keys: dict[str, str] = field(default_factory=dict)
+    app_registrations: dict[str, str] = field(default_factory=dict)
     images: list[Image] = field(default_factory=list)
     mlflow_python: str = ""
     inference_python: str = ""

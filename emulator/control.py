@@ -42,12 +42,12 @@ from .arm import (  # noqa: F401 - importing registers their routes
 from .arm import faults as fault_routes  # noqa: F401
 from .arm import jobs as job_routes  # noqa: F401
 from .config import ACCOUNT_KEY, BLOB_HOST, HOST, KEEP_ALIVE, EventSubscription, Home, State, load_project
-from .environment import urls
+from .environment import entra, urls
 from .events import eventgrid
 from .events.blobs import BlobWatcher
 from .events.topics import Topics
 from .faults import Faults, faulty_connections
-from .identity import Authority, identity_app
+from .identity import Authority, discovery_routes, identity_app
 from .jobs.jobs import Jobs
 from .online.deployments import Deployments
 from .online.inference import Inference
@@ -175,7 +175,7 @@ class Control:
 
 
 def control_app(control: Control) -> Starlette:
-    """The TLS side: ``/metadata``, ``/inference``, ``/eventgrid`` and everything of Resource Manager."""
+    """The TLS side: Entra's keys, ``/metadata``, ``/inference``, ``/eventgrid`` and everything of Resource Manager."""
 
     async def discovery(_: Request) -> Response:
         return JSONResponse(workspaces.discovery(control.urls["arm"]))
@@ -189,6 +189,7 @@ def control_app(control: Control) -> Starlette:
     methods = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
     return Starlette(
         routes=[
+            *discovery_routes(control.authority, entra(control.home, control.state)),
             Route("/metadata/endpoints", _metadata(control)),
             Route("/discovery", discovery),
             Route("/_emulator/health", health),

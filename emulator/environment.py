@@ -22,6 +22,11 @@ def urls(state: State) -> dict[str, str]:
     }
 
 
+def entra(home: Home, state: State) -> str:
+    """Where the tenant's Entra is, in Azure ``https://login.microsoftonline.com/<tenant>``."""
+    return f"{urls(state)['arm']}/{home.project.tenant}"
+
+
 def no_proxy() -> dict[str, str]:
     """Loopback addresses added to what this shell reaches without a proxy: a proxy has no business in between."""
     kept = [host.strip() for name in ("NO_PROXY", "no_proxy") for host in os.environ.get(name, "").split(",")]
@@ -58,7 +63,7 @@ def sdk_environment(home: Home, state: State) -> dict[str, str]:
 
 
 def app_environment(home: Home, state: State) -> dict[str, str]:
-    """The function app's settings: the SDKs' variables, emulator.yaml's app_settings and topics, hashes of API keys."""
+    """The function app's settings: the SDKs' variables, and those that emulator.yaml asks for."""
     where = urls(state)
     return {
         **sdk_environment(home, state),
@@ -72,6 +77,8 @@ def app_environment(home: Home, state: State) -> dict[str, str]:
         "PYTHON_ENABLE_INIT_INDEXING": "1",
         **home.project.app_settings,
         **{name: topic_endpoint(state, topic) for topic, name in home.project.topics.items()},
+        **{f"{start}_AUDIENCE": uri for uri, start in home.project.app_registrations.items()},
+        **{f"{start}_ISSUER": entra(home, state) for start in home.project.app_registrations.values()},
         **{setting: hashed_api_key(state.api_keys[name]) for setting, name in home.project.api_keys.items()},
     }
 

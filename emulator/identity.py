@@ -1,15 +1,18 @@
-"""The managed-identity endpoint of App Service: signed Entra tokens for this machine, and their verification."""
+"""Entra on this machine: App Service's managed-identity endpoint with signed tokens, their keys, their verification."""
 
 import hmac
 import os
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,13 +28,19 @@ ML_AUDIENCES = ("https://ml.azure.com",)
 
 
 class Authority:
-    """Issues and verifies tokens with a key that lives in the state folder, so they outlast a restart."""
+    """Issues and verifies tokens with a key that lives in the state folder, so they outlast a restart.
+
+    They are of version 1.0, as those of a managed identity are for most resources.
+    """
 
     def __init__(self, folder: Path, tenant: str, principal_id: str) -> None:
         self.tenant = tenant
         self.principal_id = principal_id
-        self.issuer = f"https://sts.windows.net/{tenant}/"
+        self.issuer = f"https://sts.windows.net/{tenant}/"  # the storage emulator, too, takes no other
         self._key = _signing_key(folder / "tokens.key")
+        public = self._key.public_key()
+        der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        self._key_id = sha256(der).hexdigest()[:27]
 
     def issue(self, resource: str, lifetime: int = TOKEN_LIFETIME) -> tuple[str, int]:
         """A token for ``resource`` and the second (Unix time) at which it expires."""
@@ -52,7 +61,12 @@ class Authority:
             "uti": uuid4().hex,
             "ver": "1.0",
         }
-        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "local"}), expires
+        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self._key_id}), expires
+
+    def published_keys(self) -> dict[str, Any]:
+        """The JSON Web Key Set with which others verify the tokens."""
+        key = RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        return {"keys": [{"kty": "RSA", "use": "sig", "kid": self._key_id, "n": key["n"], "e": key["e"]}]}
 
     def verify(self, authorization: str | None, audiences: tuple[str, ...]) -> dict[str, Any]:
         """The claims of a ``Bearer`` header. Raises PermissionError with the reason that Azure would give."""
@@ -97,6 +111,28 @@ def identity_app(authority: Authority, header: str) -> Starlette:
         )
 
     return Starlette(routes=[Route("/msi/token", token)])
+
+
+def discovery_routes(authority: Authority, address: str) -> list[Route]:
+    """OpenID Connect's discovery: who issues the tokens, and the keys with which they are signed.
+
+    ``address`` stands for ``https://login.microsoftonline.com/<tenant>``.
+    """
+    configuration = {
+        "issuer": authority.issuer,
+        "jwks_uri": f"{address}/discovery/keys",
+        "id_token_signing_alg_values_supported": ["RS256"],
+        "subject_types_supported": ["pairwise"],
+    }
+
+    async def discover(_: Request) -> Response:
+        return JSONResponse(configuration)
+
+    async def tell_keys(_: Request) -> Response:
+        return JSONResponse(authority.published_keys())
+
+    path = urlsplit(address).path
+    return [Route(f"{path}/.well-known/openid-configuration", discover), Route(f"{path}/discovery/keys", tell_keys)]
 
 
 def _signing_key(path: Path) -> rsa.RSAPrivateKey:

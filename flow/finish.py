@@ -1,29 +1,15 @@
-"""Node: check the answer and put the public model name on it."""
+"""Node: check the answer, put the public model name on it, and learn from it how long the model's tokens are."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
-from endpoint import EndpointCall
-from endpoint_errors import EndpointAnswerInvalid
+import chat_steps
 from promptflow.core import tool
 
 
 @tool  # type: ignore[untyped-decorator]
 async def finish(
-    answer: dict[str, Any] | AsyncGenerator[dict[str, Any], None], call: EndpointCall
+    answer: dict[str, Any] | AsyncGenerator[dict[str, Any], None], call: chat_steps.ChatCall
 ) -> dict[str, Any] | AsyncIterator[dict[str, Any]]:
-    """Return ``answer`` under the model's public name. Raises EndpointAnswerInvalid if it has no choices."""
-    if not isinstance(answer, dict):
-        return _finish_chunks(answer, call.model)
-    if not isinstance(answer.get("choices"), list) or not answer["choices"]:
-        raise EndpointAnswerInvalid("The model's endpoint answered without any choices.")
-    return {**answer, "model": call.model} if call.model else answer
-
-
-async def _finish_chunks(chunks: AsyncGenerator[dict[str, Any], None], model: str) -> AsyncIterator[dict[str, Any]]:
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            if model:
-                chunk["model"] = model
-            yield chunk
+    """See chat_steps.finish."""
+    return await chat_steps.finish(answer, call)

@@ -28,9 +28,11 @@ The release of a model: release, by release_managed or release_serverless
     lineage, model_versions, rollback      what is registered, and the way back
     live_record                            what serves now
 
-The chat: chat → chat_answer → flow_runner; openai_api and openai_messages (the wire), chat_errors, chat_log, chat_page
+The chat: chat → chat_answer → flow_runner; chat_errors, chat_log, chat_page
+    openai_api, openai_messages, openai_parameters, openapi    the wire, and what it says of itself
     chat_leaving                    callers who leave before their answer
     callers, chat_keys              who may chat, with which models, and how much at a time
+    entra_tokens, entra_signing_keys   the same by a token of Entra; the keys that its issuer signs with
     model_choice, live, usage       what a request's model means, which there are, and when each last answered
 
 Operators: operations_runs, operations_models, operations_poison, operations_answers

@@ -1,4 +1,7 @@
-"""HTTP: chat in OpenAI's format, the list of live models, and the page to chat on. chat_answer.py answers."""
+"""HTTP: chat in OpenAI's format, the list of live models, the API's description, and the page to chat on.
+
+chat_answer.py answers.
+"""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -15,8 +18,9 @@ from .chat_errors import as_api_error
 from .chat_log import ChatLog
 from .chat_page import read_page
 from .live import LiveModel, live_models
-from .model_choice import choose
+from .model_choice import choose, deployments, pin_not_found, versions
 from .openai_api import model_object, to_json
+from .openapi import read_document
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -40,8 +44,15 @@ async def list_models(req: Request) -> Response:
 @blueprint.function_name("get_model")
 @blueprint.route(route="v1/models/{model}", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 async def get_model(req: Request) -> Response:
-    """Describe one live model."""
+    """Describe one live model, or what a pin of it leads to."""
     return await _answer(req, _get_model)
+
+
+@blueprint.function_name("openapi_document")
+@blueprint.route(route="v1/openapi.json", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+async def openapi_document(req: Request) -> Response:  # noqa: ARG001
+    """Serve the API's description. Like the page it is public, and says nothing of what is live."""
+    return Response(read_document(), media_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
 @blueprint.function_name("chat_page")
@@ -83,17 +94,21 @@ async def _list_models(req: Request, log: ChatLog, caller: Caller) -> Response: 
 
 
 async def _get_model(req: Request, log: ChatLog, caller: Caller) -> Response:
-    live = (await choose(req.path_params["model"])).live
-    caller.check_model(live.model)
-    log.model = live.model
+    choice = await choose(req.path_params["model"], caller)
+    log.model = choice.live.model
+    if choice.deployment not in ("", choice.live.deployment):  # only the endpoint knows, and it is not asked here
+        raise pin_not_found(choice.asked, choice.live)
     log.write(200)
-    return _json(_describe(live))
+    return _json(_describe(choice.live, choice.asked))
 
 
-def _describe(live: LiveModel) -> dict[str, Any]:
+def _describe(live: LiveModel, name: str = "") -> dict[str, Any]:
     try:
         created = int(datetime.fromisoformat(live.since).timestamp())
     except ValueError:
         created = 0
-    details = {"base_model": live.base_model, "context_length": live.context_length, "run_id": live.run_id}
-    return model_object(live.model, created, details)
+    details = {
+        "base_model": live.base_model, "context_length": live.context_length, "run_id": live.run_id,
+        "versions": versions(live), "deployments": deployments(live),
+    }  # fmt: skip
+    return model_object(name or live.model, created, details)

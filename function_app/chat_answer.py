@@ -13,7 +13,7 @@ from .chat_leaving import caller_left, unless_caller_leaves
 from .chat_log import ChatLog
 from .flow_runner import FlowError, FlowStream, flow_runner
 from .live import live_models
-from .model_choice import Choice, choose
+from .model_choice import Choice, choose, pin_gone
 from .openai_api import (
     DONE,
     MAX_BODY_BYTES,
@@ -33,12 +33,11 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
     """Return the answer to a request that ``caller`` may make. Raises ApiError, FlowError and what they come from."""
     request = read_chat_request(await _read_body(req))
     log.stream = request.stream
-    choice = await choose(request.model)
+    choice = await choose(request.model, caller)
     log.model = choice.live.model
-    caller.check_model(choice.live.model)
     place = caller.take_place()
     try:
-        answer = await unless_caller_leaves(req.receive, _ask(request, choice))
+        answer = await unless_caller_leaves(req.receive, _ask(request, choice, caller))
         log.first_answer()
         usage.note(choice.live.model)
         if isinstance(answer, FlowStream):
@@ -47,6 +46,7 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
         place.leave()
         raise
     place.leave()
+    answer["model"] = request.model
     log.usage = answer.get("usage") or {}
     log.write(200)
     return Response(to_json(answer), headers=_headers(answer), media_type="application/json")
@@ -64,11 +64,13 @@ async def _read_body(req: Request) -> bytes:
     return bytes(body)
 
 
-async def _ask(request: ChatRequest, choice: Choice) -> dict[str, Any] | FlowStream:
+async def _ask(request: ChatRequest, choice: Choice, caller: Caller) -> dict[str, Any] | FlowStream:
     try:
         return await flow_runner().run(flow_inputs(request, choice))
     except FlowError as error:
-        elsewhere = await _elsewhere(request, choice, error)
+        if choice.deployment and error.upstream_status == 404:
+            raise await pin_gone(choice, caller) from error
+        elsewhere = await _elsewhere(request, choice, caller, error)
         if elsewhere is None:
             raise
         return await flow_runner().run(elsewhere)
@@ -100,19 +102,19 @@ def flow_inputs(request: ChatRequest, choice: Choice) -> dict[str, Any]:
     }
 
 
-async def _elsewhere(request: ChatRequest, choice: Choice, error: FlowError) -> dict[str, Any] | None:
+async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error: FlowError) -> dict[str, Any] | None:
     """What to ask instead when nothing was answered yet; None when that would be the same again. Raises ApiError when
     the model has been retired a moment ago.
 
     A model may have moved to another endpoint, and the one that it leaves is deleted. Or the traffic has led to a
-    challenger that is out of order: the deployment that the live record names still serves. A pinned deployment has no
+    challenger that is out of order: the deployment that the live record names still serves. What is pinned has no
     elsewhere.
     """
-    if choice.deployment or error.sent_twice or not _may_be_well_elsewhere(error):
+    if choice.pinned or error.sent_twice or not _may_be_well_elsewhere(error):
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
-        raise model_not_found(choice.live.model, sorted(await live_models().all())) from error
+        raise model_not_found(choice.live.model, caller.visible(await live_models().all())) from error
     before, inputs = flow_inputs(request, choice), flow_inputs(request, Choice(now))
     if inputs == before:
         inputs = flow_inputs(request, Choice(now, now.deployment))
@@ -130,7 +132,7 @@ def _headers(answer: Mapping[str, Any]) -> dict[str, str]:
 
 async def _stream(answer: FlowStream, request: ChatRequest, log: ChatLog, place: Place) -> Response:
     headers = {"Cache-Control": "no-cache", **_headers(answer.first)}
-    events = _events(answer, ChunkWriter(request.include_usage), log, place)
+    events = _events(answer, ChunkWriter(request.include_usage, request.model), log, place)
     await anext(events)  # from here on its finally clause runs, even if the caller is already gone
     return _ClosingStream(events, media_type="text/event-stream", headers=headers)
 

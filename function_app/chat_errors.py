@@ -4,6 +4,8 @@ import logging
 import traceback
 
 from .chat_keys import KeyRefused
+from .entra_signing_keys import IssuerUnavailable
+from .entra_tokens import NotAssigned
 from .flow_runner import FlowError
 from .live import LiveModelsUnavailable
 from .openai_api import ApiError, flow_failed
@@ -18,7 +20,13 @@ def as_api_error(exception: Exception, request_id: str) -> ApiError:
         case ApiError():
             return exception
         case KeyRefused():
-            return ApiError(401, str(exception), code="invalid_api_key")
+            error = ApiError(401, str(exception), code="invalid_api_key")
+            error.headers["WWW-Authenticate"] = "Bearer"  # which RFC 9110 asks of every 401
+            return error
+        case NotAssigned():
+            return ApiError(403, str(exception), code="role_missing")
+        case IssuerUnavailable():
+            return ApiError(503, str(exception), type="server_error", code="sign_in_unavailable", retry_after="5")
         case LiveModelsUnavailable():
             return ApiError(503, str(exception), type="server_error", code="storage_unavailable", retry_after="5")
         case SettingsError():

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -36,12 +37,13 @@ class ChatRules(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The deployment that the live one has replaced, for as long as it is kept: it can still be asked by name."""
+    """The deployment that the live one has replaced. It can be asked by name ``until`` its bake time is over."""
 
     deployment: str
     model_version: str = ""
     wire: Literal["", "mlflow"] = ""
     scoring_uri: str = ""
+    until: datetime | None = None
 
 
 class LiveModel(msgspec.Struct, frozen=True):
@@ -88,8 +90,12 @@ class LiveModels:
 
     async def find(self, name: str) -> LiveModel | None:
         """Return the live model of that name, even one that went live a moment ago. Raises as ``all`` does."""
-        models = await self.all()
-        if name not in models and time.monotonic() - self._read_at > LOOK_AGAIN_SECONDS:
+        found = (await self.all()).get(name)
+        return found or await self.find_newer(name)
+
+    async def find_newer(self, name: str) -> LiveModel | None:
+        """Return the live model of that name from a list that is a moment old at most, if storage answers."""
+        if time.monotonic() - self._read_at > LOOK_AGAIN_SECONDS:
             await asyncio.wait([self._read_once()], timeout=WAIT_SECONDS)
         return self._models.get(name)
 

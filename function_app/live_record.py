@@ -75,14 +75,14 @@ def chat_rules(recipe: dict[str, Any]) -> dict[str, Any]:
     return rules
 
 
-def with_replaced(record: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """``record`` with the deployment of the record ``before``, which is kept for a while on the same endpoint."""
+def with_replaced(record: dict[str, Any], before: dict[str, Any], until: datetime) -> dict[str, Any]:
+    """``record`` with the deployment of the record ``before``, which stays on the same endpoint ``until`` then."""
     if record["endpoint"] != before.get("endpoint") or not record["deployment"]:
         return record
     if record["deployment"] == before.get("deployment"):  # the same release, written again
         return {**record, "replaced": before["replaced"]} if before.get("replaced") else record
     kept = {name: before[name] for name in Kept.__struct_fields__ if before.get(name)}
-    return {**record, "replaced": kept} if "deployment" in kept else record
+    return {**record, "replaced": {**kept, "until": until}} if "deployment" in kept else record
 
 
 def etag(model: str) -> str:

@@ -1,6 +1,5 @@
 """OpenAI's wire format: what a chat request may hold, what answers, errors and streams look like. No I/O."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,28 +7,12 @@ from typing import Any
 
 import msgspec
 
-from .openai_messages import MessageError, read_messages
+from .openai_messages import FieldError, read_messages
+from .openai_parameters import READ_ELSEWHERE, check_names, check_parameters
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_NESTING = 32
 DONE = b"data: [DONE]\n\n"
-
-# What is passed to the endpoint as it is. Anything else is refused by name rather than dropped.
-PASSED_ON = {
-    "chat_template_kwargs", "frequency_penalty", "ignore_eos", "logit_bias", "logprobs", "max_completion_tokens",
-    "max_tokens", "metadata", "min_p", "min_tokens", "parallel_tool_calls", "presence_penalty", "reasoning_effort",
-    "repetition_penalty", "response_format", "seed", "stop", "temperature", "tool_choice", "tools", "top_k",
-    "top_logprobs", "top_p", "user",
-}  # fmt: skip
-READ_HERE = {"messages", "model", "n", "stream", "stream_options"}
-
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-}
-COUNTS = ("max_tokens", "max_completion_tokens")
 
 
 class ApiError(Exception):
@@ -66,34 +49,32 @@ class ChatRequest:
 def read_chat_request(body: bytes) -> ChatRequest:
     """Parse and check the body of ``POST v1/chat/completions``.
 
-    A field that is null counts as not given, as with OpenAI. Raises ApiError (400 or 413) that names the field.
+    A field that is null counts as not given, as with OpenAI. None is dropped without a word (openai_parameters.py).
+    Raises ApiError (400 or 413) that names the field.
     """
     if len(body) > MAX_BODY_BYTES:
         raise ApiError(
             413, f"The request is larger than {MAX_BODY_BYTES // 1024 // 1024} MiB.", code="request_too_large"
         )
-    fields = _read_object(body)
-    for name in fields:
-        _check_known(name)
+    try:
+        return _read_fields(_read_object(body))
+    except FieldError as error:
+        raise ApiError(400, str(error), param=error.param, code=error.code) from None
+
+
+def _read_fields(fields: dict[str, Any]) -> ChatRequest:
     model = fields.get("model")
     if not isinstance(model, str) or not model:
-        raise _invalid("model", "must be the name of a model; GET v1/models lists them")
+        raise FieldError("model", "must be the name of a model; GET v1/models lists them")
     stream = fields.get("stream", False)
     if not isinstance(stream, bool):
-        raise _invalid("stream", "must be true or false")
-    if fields.get("n", 1) != 1 or isinstance(fields.get("n"), bool):
-        raise _invalid("n", "must be 1: one request gives one answer here")
-    parameters = {name: value for name, value in fields.items() if name in PASSED_ON}
-    _check_parameters(parameters)
+        raise FieldError("stream", "must be true or false")
+    parameters = check_parameters({name: value for name, value in fields.items() if name not in READ_ELSEWHERE})
     include_usage = _read_stream_options(fields.get("stream_options"), stream)
     if stream:
         # Always asked for, since the log wants the counts; the caller gets them only if it asked too.
         parameters["stream_options"] = {"include_usage": True}
-    try:
-        messages = read_messages(fields.get("messages"))
-    except MessageError as error:
-        raise _invalid(error.param, str(error)) from None
-    return ChatRequest(model, messages, parameters, stream, include_usage)
+    return ChatRequest(model, read_messages(fields.get("messages")), parameters, stream, include_usage)
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
@@ -108,6 +89,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
             400, 'The body must be a JSON object such as {"model": …, "messages": […]}.', code="invalid_json"
         )
     _check_tree(value, "", MAX_NESTING)
+    check_names(value)
     return {name: part for name, part in value.items() if part is not None}
 
 
@@ -122,7 +104,7 @@ def _check_tree(value: Any, path: str, levels: int) -> None:
     if isinstance(value, dict):
         for key, part in value.items():
             if key.startswith("data:"):
-                raise _invalid(path or key, 'must not hold keys that start with "data:"')
+                raise FieldError(path or key[:100], 'must not hold keys that start with "data:"')
             if isinstance(part, dict | list):
                 _check_tree(part, f"{path}.{key}" if path else key, levels - 1)
     else:
@@ -131,45 +113,21 @@ def _check_tree(value: Any, path: str, levels: int) -> None:
                 _check_tree(part, f"{path}[{index}]", levels - 1)
 
 
-def _check_known(name: str) -> None:
-    if name in PASSED_ON or name in READ_HERE:
-        return
-    near = difflib.get_close_matches(name, PASSED_ON | READ_HERE, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ApiError(
-        400, f"The field {name[:100]!r} is not supported here{hint}", param=name[:100], code="unknown_parameter"
-    )
-
-
-def _check_parameters(parameters: dict[str, Any]) -> None:
-    for name, (low, high) in RANGES.items():
-        value = parameters.get(name, low)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise _invalid(name, f"must be a number from {low} to {high}")
-    for name in COUNTS:
-        value = parameters.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise _invalid(name, "must be a whole number above 0")
-    stop = parameters.get("stop", "")
-    if not isinstance(stop, str) and not (isinstance(stop, list) and all(isinstance(part, str) for part in stop)):
-        raise _invalid("stop", "must be a string or a list of strings")
-
-
 def _read_stream_options(options: Any, stream: bool) -> bool:
     if options is None:
         return False
     if not stream:
-        raise _invalid("stream_options", "is allowed only with stream: true")
-    if not isinstance(options, dict) or not options.keys() <= {"include_usage", "include_obfuscation"}:
-        raise _invalid("stream_options", "may hold include_usage and nothing else")
-    include_usage = options.get("include_usage") or False
-    if not isinstance(include_usage, bool) or options.get("include_obfuscation"):
-        raise _invalid("stream_options", "may hold include_usage, which is true or false, and nothing else")
-    return include_usage
-
-
-def _invalid(param: str, message: str) -> ApiError:
-    return ApiError(400, f"{param} {message}.", param=param, code="invalid_value")
+        raise FieldError("stream_options", "is allowed only with stream: true")
+    if not isinstance(options, dict):
+        raise FieldError("stream_options", 'must be an object such as {"include_usage": true}')
+    for name, value in options.items():
+        if name not in ("include_usage", "include_obfuscation"):
+            raise FieldError(f"stream_options.{name[:100]}", "is not a field that this API knows", "unknown_parameter")
+        if value is not None and not isinstance(value, bool):
+            raise FieldError(f"stream_options.{name}", "must be true or false")
+    if options.get("include_obfuscation"):
+        raise FieldError("stream_options.include_obfuscation", "must be false: nothing is obfuscated here")
+    return bool(options.get("include_usage"))
 
 
 def model_not_found(model: str, live: list[str]) -> ApiError:
@@ -210,15 +168,20 @@ def model_object(model: str, created: int, details: Mapping[str, Any]) -> dict[s
 
 
 class ChunkWriter:
-    """Writes a stream as server-sent events: a role first, the deltas, the finish, usage if asked for."""
+    """Writes a stream as server-sent events: a role first, the deltas, the finish, usage if asked for.
 
-    def __init__(self, include_usage: bool) -> None:
+    ``model``: the name that each chunk carries, as the caller asked for it.
+    """
+
+    def __init__(self, include_usage: bool, model: str) -> None:
         self.usage: dict[str, Any] = {}
         self._include_usage = include_usage
+        self._model = model
         self._begun = False
 
     def chunk(self, chunk: dict[str, Any]) -> bytes:
         """Return the event for one chat.completion.chunk; nothing for one that the caller did not ask for."""
+        chunk["model"] = self._model
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
         if not chunk.get("choices"):

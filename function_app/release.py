@@ -8,14 +8,15 @@ engine may change from run to run, so what a new model replaces is looked for in
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from types import ModuleType
 from typing import Any, Literal
 
 from . import deployment_spec, live_record, release_managed, release_serverless
 from .errors import StepError
 from .observation import DeploymentSeen
-from .recipe import Recipe
-from .runs import Run
+from .recipe import Recipe, stored_recipe
+from .runs import Run, utc_now
 
 log = logging.getLogger("function_app.release")
 
@@ -139,7 +140,8 @@ def write_live_record(run: Run, check: Callable[[], None] = lambda: None) -> Non
         "chat": live_record.chat_rules(run.recipe),
         **_by_engine(run).live_fields(run),
     }
-    live_record.write(live_record.with_replaced(record, before), etag)
+    baked = utc_now() + timedelta(minutes=stored_recipe(run.recipe).release.bake_minutes)
+    live_record.write(live_record.with_replaced(record, before, baked), etag)
 
 
 def discarded(run: Run) -> bool:

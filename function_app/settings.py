@@ -1,9 +1,12 @@
 """Every environment variable that the function app reads, in one place, typed."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+
+TENANT_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class SettingsError(ValueError):
@@ -34,6 +37,9 @@ class Settings:
     training_identity_id: str
     endpoint_identity_id: str
     chat_api_keys: str
+    chat_entra_audience: str
+    chat_entra_issuer: str
+    chat_entra_role: str
     operator_api_keys: str
     outcome_topic_endpoint: str
     content_safety_endpoint: str
@@ -75,6 +81,10 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     gpu_index = env.get("TRAINING_GPU_INDEX", "").strip()
     outcome_topic = env.get("OUTCOME_TOPIC_ENDPOINT", "").strip()
     content_safety = env.get("CONTENT_SAFETY_ENDPOINT", "").strip()
+    audience = env.get("CHAT_ENTRA_AUDIENCE", "").strip()
+    issuer = env.get("CHAT_ENTRA_ISSUER", "").strip()
+    role = env.get("CHAT_ENTRA_ROLE", "").strip()
+    _check_entra(audience, issuer, role)
     return Settings(
         blob_service_uri=blob,
         queue_service_uri=queue,
@@ -97,10 +107,28 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         training_identity_id=env.get("TRAINING_IDENTITY_ID", ""),
         endpoint_identity_id=env.get("ENDPOINT_IDENTITY_ID", ""),
         chat_api_keys=env.get("CHAT_API_KEYS", ""),
+        chat_entra_audience=audience,
+        chat_entra_issuer=issuer and url("CHAT_ENTRA_ISSUER", issuer),
+        chat_entra_role=role,
         operator_api_keys=env.get("OPERATOR_API_KEYS", ""),
         outcome_topic_endpoint=outcome_topic and url("OUTCOME_TOPIC_ENDPOINT", outcome_topic),
         content_safety_endpoint=content_safety and url("CONTENT_SAFETY_ENDPOINT", content_safety),
     )
+
+
+def _check_entra(audience: str, issuer: str, role: str) -> None:
+    """Half of these settings could look like a door that is open, or one that is watched."""
+    for name, value, other in (
+        ("CHAT_ENTRA_AUDIENCE", audience.strip(", "), "CHAT_ENTRA_ISSUER" if issuer else "CHAT_ENTRA_ROLE"),
+        ("CHAT_ENTRA_ISSUER", issuer, "CHAT_ENTRA_AUDIENCE" if audience else "CHAT_ENTRA_ROLE"),
+    ):
+        if not value and (audience or issuer or role):
+            raise SettingsError(f"The app setting {name} is missing, without which {other} means nothing.")
+    if issuer and not TENANT_ID.search(issuer):
+        raise SettingsError(
+            "The app setting CHAT_ENTRA_ISSUER must hold the id of one tenant, as "
+            f"https://login.microsoftonline.com/<tenant id>/v2.0 does; it is {issuer!r}."
+        )
 
 
 @lru_cache(maxsize=1)

@@ -15,8 +15,9 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from engine import Engine, Piece, Sampling
+from engine import Engine, Piece
 from request import ChatRequest, RequestError, parse_request
+from sampling import Sampling
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse

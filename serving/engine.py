@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sampling import Sampling
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
@@ -27,16 +28,6 @@ CPU_PAGE_SIZE = 32
 CPU_BATCH_TOKENS = 256
 CPU_CACHE_TOKENS = 16_384  # of all requests together
 CPU_CACHE_SHARE = 0.25  # of the machine's memory, at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How to choose the tokens of one answer. ``temperature`` 0 is greedy; without ``seed`` it is random."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,20 @@
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine import Engine, Sampling
+from sampling import Sampling
 
+if TYPE_CHECKING:  # it brings torch
+    from engine import Engine
+
+READ_HERE = {
+    "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream",
+    "stream_options",
+}  # fmt: skip
 # What is accepted and has no effect, because it cannot change an answer of one plain text.
 IGNORED = {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
-# What would change the answer if it were obeyed, with the values that ask for nothing.
+# What would change the answer if it were obeyed, with the values that ask for nothing. Any other field is refused, too.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -22,8 +29,16 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "repetition_penalty": (1,),
+    "ignore_eos": (False,),
+    "chat_template_kwargs": ({},),
 }
 ROLES = ("system", "developer", "user", "assistant")
+EMPTY = ("", [], {}, None)
 
 
 class RequestError(Exception):
@@ -46,7 +61,7 @@ class ChatRequest:
     include_usage: bool
 
 
-def parse_request(body: bytes, engine: Engine, model_name: str) -> ChatRequest:
+def parse_request(body: bytes, engine: "Engine", model_name: str) -> ChatRequest:
     """Return the request in ``body``. Any ``model`` is accepted; without one, ``model_name`` is answered.
 
     Raises RequestError (400) for what is malformed, too long or not supported.
@@ -61,6 +76,9 @@ def parse_request(body: bytes, engine: Engine, model_name: str) -> ChatRequest:
     for name, harmless in UNSUPPORTED.items():
         if name in fields and fields[name] not in harmless:
             raise RequestError(f"'{name}' is not supported by this model server", name, "unsupported_parameter")
+    for name in fields:
+        if name not in READ_HERE and name not in UNSUPPORTED:
+            raise RequestError(f"'{name[:100]}' is not known to this model server", name[:100], "unknown_parameter")
 
     prompt = engine.prompt_ids(_messages(fields.get("messages")))
     room = engine.context_length - len(prompt)
@@ -92,6 +110,9 @@ def _messages(value: Any) -> list[dict[str, str]]:
         where = f"messages[{index}]"
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise RequestError(f"{where}.role must be one of {', '.join(ROLES)}", f"{where}.role")
+        for key, value in message.items():
+            if key not in ("role", "content") and value not in EMPTY:
+                raise RequestError(f"{where}.{key[:100]} is not supported by this model server", f"{where}.{key[:100]}")
         content = message.get("content")
         if isinstance(content, list):
             if not all(

@@ -1,106 +1,125 @@
-"""The chat page in a real, headless Chromium. Screenshots are kept in tests/browser/output/."""
+"""The conversation on the chat page, in a real, headless Chromium. Screenshots are kept in tests/browser/output/."""
 
-import shutil
-import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
+import re
 
 import pytest
 from aiohttp import web
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "unit"))
-
-from chat_support import World, chat_world, make_certificate  # noqa: E402
+from browser_support import CHROMIUM, PHONE, WORDS, Gate, ask, keep, words_of
+from chat_support import World, event
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium to run the browser tests"
-)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-DESKTOP, PHONE = {"width": 1100, "height": 760}, {"width": 390, "height": 780}
-WORDS = (
-    "You can return anything within 30 days, as long as it is unused.\n\n"
-    "1. Open your order and choose Return.\n2. Print the label.\n3. Drop the parcel off; the refund takes two days."
-)
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium on the PATH: apt-get install chromium to run the browser tests"
+    ),
+    pytest.mark.asyncio(loop_scope="package"),
+]
+FACTS = re.compile(r"first .* s.*total .* s.*48 tokens.*tokens/s")
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
+async def box(page: "playwright.Page", selector: str) -> tuple[float, float]:
+    found = await page.locator(selector).bounding_box()
+    assert found
+    return found["x"], found["y"]
 
 
-@pytest.fixture
-async def world(certificate: tuple[Path, Path]) -> AsyncIterator[World]:
-    async with chat_world(certificate) as made:
-        made.endpoint.words = WORDS.replace(" ", " |").split("|")
-        made.container.put_live("shop-returns", made.endpoint.uri)
-        yield made
-
-
-@pytest.fixture
-async def context() -> AsyncIterator["playwright.BrowserContext"]:
-    async with playwright.async_playwright() as tools:
-        browser = await tools.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield await browser.new_context(viewport=DESKTOP, permissions=["clipboard-read", "clipboard-write"])
-        await browser.close()
-
-
-@pytest.fixture
-async def page(context: "playwright.BrowserContext", world: World) -> AsyncIterator["playwright.Page"]:
-    """A page that is open and has its key. A script error or a blocked style fails the test."""
-    page = await context.new_page()
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda line: trouble.append(line.text) if line.type == "error" else None)
-    await page.goto(f"{world.url}/chat")
-    await page.get_by_role("dialog").wait_for()
-    await keep(page, "key")
-    await page.get_by_placeholder("Paste the key").fill(world.key)
-    await page.keyboard.press("Enter")
-    await page.locator("#text:focus").wait_for()
-    yield page
-    assert not [line for line in trouble if "status of" not in line], "the browser complained"
-
-
-async def keep(page: "playwright.Page", name: str) -> None:
-    """Save a screenshot."""
-    (HERE / "output").mkdir(exist_ok=True)
-    await page.screenshot(path=HERE / "output" / f"chat-{name}.png")
-
-
-async def ask(page: "playwright.Page", text: str) -> None:
-    await page.get_by_label("Message").fill(text)
-    await page.keyboard.press("Enter")
-
-
-async def test_an_answer_streams_in_with_its_facts(page: "playwright.Page", world: World) -> None:
+async def test_an_answer_streams_in_with_its_facts_and_nothing_jumps(page: "playwright.Page", world: World) -> None:
     await keep(page, "empty")
-    world.endpoint.pause = 0.03
+    words = words_of(WORDS)
+    world.endpoint.handler = gate = Gate(words[:9], words[9:])
     await page.get_by_role("combobox", name="Model").select_option("shop-returns")
     await ask(page, "How do I return a pair of shoes?")
-    answer = page.locator(".assistant .text")
-    await playwright.expect(answer).to_contain_text("You can")
-    assert await answer.inner_text() != WORDS, "it did not stream"
-    await playwright.expect(page.locator(".meta")).to_contain_text("4 tokens")
+    answer = page.locator(".answer .text")
+    await playwright.expect(answer).to_have_text("You can return anything within 30 days, as long")
+    places = [await box(page, name) for name in ("header", ".prompt", ".answer .text", "#ask")]
+    await keep(page, "streaming")
+    gate.open.set()
+    await playwright.expect(page.locator(".meta")).to_contain_text(
+        re.compile(r"first .* s.*total .* s.*48 tokens.*tokens/s")
+    )
+    assert places == [await box(page, name) for name in ("header", ".prompt", ".answer .text", "#ask")]
     assert await answer.inner_text() == WORDS
     assert world.endpoint.bodies[-1]["model"] == "shop-returns"
+    await playwright.expect(page.locator("#said")).to_contain_text("shop-returns answered: You can return")
     await page.get_by_role("button", name="Copy").click()
     assert await page.evaluate("navigator.clipboard.readText()") == WORDS
     await ask(page, "And if I lost the receipt?")
-    await playwright.expect(page.locator(".meta")).to_have_count(2)
+    await playwright.expect(page.locator(".fact:text('total')")).to_have_count(2)
     assert [message["role"] for message in world.endpoint.bodies[-1]["messages"]] == ["user", "assistant", "user"]
-    for scheme in ("light", "dark"):
-        await page.emulate_media(color_scheme=scheme)
-        await page.set_viewport_size(DESKTOP)
-        await keep(page, f"desktop-{scheme}")
-        await page.set_viewport_size(PHONE)
-        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
-        await keep(page, f"phone-{scheme}")
+    await keep(page, "conversation")
+    await keep(page, "conversation-phone", PHONE)
+
+
+async def test_two_models_answer_the_same_question_side_by_side(page: "playwright.Page", world: World) -> None:
+    gates = {
+        "shop-returns": Gate(words_of("Please send us an e-mail"), words_of(" and we will look into it for you.")),
+        "support": Gate(words_of(WORDS[:80]), words_of(WORDS[80:])),
+    }
+
+    async def both(request: web.Request) -> web.StreamResponse:
+        return await gates[world.endpoint.bodies[-1]["model"]](request)
+
+    world.endpoint.handler = both
+    await page.get_by_role("button", name="Compare two models").click()
+    await playwright.expect(page.locator("#note")).to_contain_text("The base model “embedded” is not live")
+    await keep(page, "compare-empty")
+    await page.get_by_role("combobox", name="First model").select_option("shop-returns")
+    await page.get_by_role("combobox", name="Second model").select_option("support")
+    await ask(page, "How do I return a pair of shoes?")
+    first, second = page.locator(".answer").nth(0), page.locator(".answer").nth(1)
+    await playwright.expect(first).to_contain_text("Please send us")
+    await playwright.expect(second).to_contain_text("You can return")
+    top = await box(page, ".answer >> nth=0"), await box(page, ".answer >> nth=1")
+    assert top[0][1] == top[1][1], "they do not stand side by side"
+    await keep(page, "compare-streaming")
+    await page.get_by_role("button", name="Stop shop-returns").click()
+    await playwright.expect(first.locator(".meta")).to_contain_text("stopped")
+    gates["support"].open.set()
+    await playwright.expect(second.locator(".meta")).to_contain_text("48 tokens")
+    assert await second.locator(".text").inner_text() == WORDS
+    gates["shop-returns"].open.set()
+    await ask(page, "And if I lost the receipt?")
+    await playwright.expect(page.locator(".fact:text('48 tokens')")).to_have_count(3)
+    said = {body["model"]: body["messages"][1]["content"] for body in world.endpoint.bodies[2:]}
+    assert said == {"shop-returns": "Please send us an e-mail", "support": WORDS}, "each remembers its own answers"
+    await keep(page, "compare")
+    await keep(page, "compare-phone", PHONE)
+    await playwright.expect(second.first).to_be_hidden()
+    await page.get_by_role("radio", name="support").check()
+    await playwright.expect(first).to_be_hidden()
+    await playwright.expect(second).to_be_visible()
+    await keep(page, "compare-phone-second", PHONE)
+
+
+async def test_a_reader_who_scrolls_up_is_left_there(page: "playwright.Page", world: World) -> None:
+    world.endpoint.handler = gate = Gate(["A line.\n\n"] * 40, ["The end."])
+    await ask(page, "Tell me everything")
+    await playwright.expect(page.locator(".answer p")).to_have_count(40)
+    latest = page.get_by_role("button", name="To the latest answer")
+    await playwright.expect(latest).to_be_hidden()
+    await page.locator("#scroll").evaluate("(e) => (e.scrollTop = 100)")
+    await playwright.expect(latest).to_be_visible()
+    await keep(page, "scrolled")
+    gate.open.set()
+    await playwright.expect(page.locator(".answer p")).to_have_count(41)
+    assert await page.locator("#scroll").evaluate("(e) => e.scrollTop") == 100
+    await latest.click()
+    await playwright.expect(page.get_by_text("The end.", exact=True)).to_be_in_viewport()
+
+
+async def test_stop_all_and_escape_stop_both_answers(page: "playwright.Page", world: World) -> None:
+    for how in ("Escape", "Stop all"):
+        world.endpoint.handler = Gate(["One", " moment"], [])
+        if how == "Escape":
+            await page.get_by_role("button", name="Compare two models").click()
+        await ask(page, "Tell me everything")
+        await playwright.expect(page.locator(".waiting .text")).to_have_text(["One moment"] * 2)
+        if how == "Escape":
+            await page.keyboard.press("Escape")
+        else:
+            await page.get_by_role("button", name="Stop all").click()
+        await playwright.expect(page.locator(".turn:last-child .fact:text('stopped')")).to_have_count(2)
+        await playwright.expect(page.locator("#text")).to_be_focused()
 
 
 @pytest.mark.parametrize("how", ["key", "button"])
@@ -109,74 +128,121 @@ async def test_stopping_keeps_what_was_said_and_frees_the_endpoint(
 ) -> None:
     world.endpoint.words, world.endpoint.pause = ["word "] * 300, 0.03
     await ask(page, "Tell me everything")
-    await playwright.expect(page.locator(".assistant .text")).to_contain_text("word word")
-    await keep(page, "streaming")
+    await playwright.expect(page.locator(".answer .text")).to_contain_text("word word")
     if how == "key":
         await page.keyboard.press("Escape")
     else:
-        await page.get_by_role("button", name="Stop").click()
+        await page.get_by_role("button", name="Stop", exact=True).click()
     await playwright.expect(page.locator(".meta")).to_contain_text("stopped")
     await page.wait_for_timeout(300)
     assert world.endpoint.broken_off.is_set()
-    assert len(await page.locator(".assistant .text").inner_text()) > 5
+    assert len(await page.locator(".answer .text").inner_text()) > 5
 
 
 async def test_a_failure_is_told_and_can_be_tried_again(page: "playwright.Page", world: World) -> None:
-    async def busy(request: web.Request) -> web.StreamResponse:
+    async def broken(request: web.Request) -> web.StreamResponse:
         world.endpoint.handler = None
-        return web.json_response({"error": {"message": "Too many requests are waiting."}}, status=429)
+        return web.json_response({"error": {"message": "The image is too large."}}, status=400)
 
-    world.endpoint.handler = busy
+    world.endpoint.handler = broken
     await ask(page, "Hello")
-    await playwright.expect(page.get_by_role("alert")).to_contain_text("Too many requests are waiting.")
+    await playwright.expect(page.get_by_role("alert")).to_contain_text("The image is too large.")
     await keep(page, "error")
     await page.get_by_role("button", name="Try again").click()
-    await playwright.expect(page.locator(".assistant .text")).to_contain_text("You can return")
+    await playwright.expect(page.locator(".answer .text")).to_have_text("Yes, of course.")
     assert [message["content"] for message in world.endpoint.bodies[-1]["messages"]] == ["Hello"]
 
 
-async def test_what_a_model_says_is_text_and_never_markup(page: "playwright.Page", world: World) -> None:
-    world.endpoint.words = ["<img src=x onerror=document.title='owned'>", "<b>bold</b>"]
+async def test_a_busy_model_is_asked_again_when_it_said(page: "playwright.Page", world: World) -> None:
+    waits = ["20", "40", "90"]
+
+    async def busy(request: web.Request) -> web.StreamResponse:
+        if not waits:
+            world.endpoint.handler = None
+            return await world.endpoint.answer(request)
+        error = {"error": {"message": "Too many requests are waiting."}}
+        return web.json_response(error, status=429, headers={"Retry-After": waits.pop(0)})
+
+    world.endpoint.handler = busy
+    await page.clock.install()
     await ask(page, "Hello")
-    await playwright.expect(page.locator(".assistant .text")).to_contain_text("<b>bold</b>")
+    for wait in (20, 40):
+        await playwright.expect(page.locator(".clock")).to_have_text(f"Trying again in {wait} s")
+        await page.clock.run_for((wait - 2) * 1000)
+        await playwright.expect(page.locator(".clock")).to_have_text("Trying again in 2 s")
+        if wait == 20:
+            await keep(page, "busy")
+        await page.clock.run_for(2_500)
+    again = page.get_by_role("button", name="Try again")  # three times were enough: now the reader decides
+    await playwright.expect(again).to_have_text("Try again in 90 s")
+    await playwright.expect(again).to_be_disabled()
+    assert len(world.endpoint.bodies) == 3
+    await page.clock.run_for(91_000)
+    await again.click()
+    await playwright.expect(page.locator(".answer .text")).to_have_text("Yes, of course.")
+
+
+async def test_waiting_for_a_busy_model_can_be_stopped(page: "playwright.Page", world: World) -> None:
+    async def busy(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "Busy."}}, status=503, headers={"Retry-After": "30"})
+
+    world.endpoint.handler = busy
+    await ask(page, "Hello")
+    await playwright.expect(page.locator(".clock")).to_contain_text("Trying again in")
+    await page.keyboard.press("Escape")
+    await playwright.expect(page.locator(".answer .text")).to_have_text("(stopped)")
+    await playwright.expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
+async def test_an_answer_that_the_reader_left_is_told_as_stopped(page: "playwright.Page", world: World) -> None:
+    world.endpoint.handler = Gate(["Half an"], [])
+    await ask(page, "Hello")
+    await playwright.expect(page.locator(".answer .text")).to_have_text("Half an")
+    await page.reload()
+    await playwright.expect(page.locator(".answer .text")).to_have_text("Half an")
+    await playwright.expect(page.locator(".meta")).to_contain_text("stopped")
+
+
+async def test_an_answer_that_breaks_off_keeps_its_words(page: "playwright.Page", world: World) -> None:
+    async def broken(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(event([{"index": 0, "delta": {"content": "Half an"}, "finish_reason": None}]))
+        request.transport.close()
+        return response
+
+    world.endpoint.handler = broken
+    await ask(page, "Hello")
+    await playwright.expect(page.get_by_role("alert")).to_contain_text("Try again")
+    assert await page.locator(".answer .text").inner_text() == "Half an"
+
+
+async def test_what_a_model_says_is_text_and_code_is_set_apart(page: "playwright.Page", world: World) -> None:
+    code = 'def greet(name):\n    return f"Hello, {name}"'
+    said = f"Like this:\n\n```python\n{code}\n```\n\n<img src=x onerror=document.title='owned'> and <b>bold</b>"
+    world.endpoint.words = [said[i : i + 3] for i in range(0, len(said), 3)]
+    await ask(page, "Hello")
+    await playwright.expect(page.locator(".answer .text")).to_contain_text("<b>bold</b>")
     assert await page.title() == "Chat"
+    await playwright.expect(page.locator(".block span").first).to_have_text("python")
+    assert await page.locator(".block code").inner_text() == code
+    assert "```" not in await page.locator(".answer .text").inner_text()
+    await page.get_by_role("button", name="Copy the code").click()
+    assert await page.evaluate("navigator.clipboard.readText()") == code
+    await keep(page, "code")
+    await keep(page, "code-phone", PHONE)
 
 
-async def test_a_wrong_key_is_asked_for_again_and_a_right_one_lasts_for_the_tab(
-    page: "playwright.Page", context: "playwright.BrowserContext", world: World
-) -> None:
-    await page.reload()
-    await page.locator("#text:focus").wait_for()
-    other = await context.new_page()
-    await other.goto(f"{world.url}/chat")
-    await other.get_by_placeholder("Paste the key").fill("wrong")
-    await other.keyboard.press("Enter")
-    await playwright.expect(other.get_by_role("alert")).to_contain_text("not one that this app knows")
-    await keep(other, "wrong-key")
-
-
-async def test_the_page_notices_the_first_model(page: "playwright.Page", world: World) -> None:
-    from function_app import live
-
-    live._by_loop.clear()
-    world.container.records.clear()
-    await page.reload()
-    await playwright.expect(page.get_by_role("heading")).to_have_text("No model is live yet")
-    await keep(page, "no-model")
-    live._by_loop.clear()
-    world.container.put_live("support", world.endpoint.uri)
-    await page.locator("#text:focus").wait_for(timeout=10_000)
-
-
-async def test_it_can_be_used_by_keyboard_alone(page: "playwright.Page") -> None:
-    await page.keyboard.type("Hi")
-    reached = []
-    for _ in range(8):
-        reached.append(await page.evaluate("document.activeElement.id"))
-        await page.keyboard.press("Tab")
-    assert {"text", "send", "model", "key"} <= set(reached)
-    unnamed = await page.evaluate(
-        "[...document.querySelectorAll('button, select, input, textarea')].filter((e) => e.checkVisibility())"
-        ".filter((e) => !(e.textContent.trim() || e.labels?.length)).map((e) => e.id)"
+async def test_each_paragraph_runs_in_its_own_direction(page: "playwright.Page", world: World) -> None:
+    world.endpoint.words = ["يمكنك إرجاع أي شيء خلال 30 يومًا.", "\n\nThe label is in your order."]
+    await ask(page, "كيف أعيد زوجًا من الأحذية؟")
+    await playwright.expect(page.locator(".answer .text")).to_contain_text("The label")
+    assert await page.locator(".prompt").evaluate("(e) => getComputedStyle(e).direction") == "rtl"
+    edges = await page.locator(".answer .text p").evaluate_all(
+        "(all) => all.map((e) => { const range = document.createRange(); range.selectNodeContents(e);"
+        " const text = range.getBoundingClientRect(), box = e.getBoundingClientRect();"
+        " return [text.left - box.left, box.right - text.right]; })"
     )
-    assert unnamed == []
+    assert edges[0][1] < 2 < edges[0][0], "Arabic begins at the right"
+    assert edges[1][0] < 2 < edges[1][1], "English begins at the left"
+    await keep(page, "arabic-phone", PHONE)

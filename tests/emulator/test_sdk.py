@@ -55,6 +55,24 @@ def test_nothing_is_open_without_a_valid_token(azure: LocalAzure, ml: MLClient) 
     assert requests.get(identity, params={"resource": "https://ml.azure.com"}, timeout=10).status_code == 401
 
 
+def test_a_token_for_the_app_registration_opens_the_chat_and_no_other_token_does(azure: LocalAzure) -> None:
+    models = f"{azure.environment['APP_BASE_URL']}/api/v1/models"
+
+    def ask(token: str) -> requests.Response:
+        return requests.get(models, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+    token = DefaultAzureCredential().get_token("api://chat/.default").token
+    assert ask(token).json()["object"] == "list"
+    other = ask(DefaultAzureCredential().get_token("https://ml.azure.com/.default").token)
+    assert (other.status_code, other.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert "for api://chat" in other.json()["error"]["message"]
+    header, claims, signature = token.split(".")
+    assert ask(f"{header}.{claims}.{signature[::-1]}").status_code == 401
+    line = next(line for line in azure.log("functions").splitlines() if "chat request=" in line)
+    assert "key=entra:" in line
+    assert token not in azure.log("functions")
+
+
 def test_bad_requests_have_azures_shape_and_help(azure: LocalAzure) -> None:
     arm = azure.environment["ARM_CLOUD_METADATA_URL"].split("/metadata")[0]
     token = DefaultAzureCredential().get_token("https://management.azure.com/.default").token

@@ -74,6 +74,10 @@ class StubEndpoint:
         self.connections.add(request.transport)
         if self.handler:
             return await self.handler(request)
+        return await self.usual(request)
+
+    async def usual(self, request: web.Request) -> web.StreamResponse:
+        """The answer in ``words``, for a handler that wants another one only sometimes."""
         if self.bodies[-1].get("stream"):
             return await self._stream(request)
         message = {"role": "assistant", "content": "".join(self.words)}

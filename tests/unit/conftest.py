@@ -1,10 +1,14 @@
-"""Fixtures of the chat and flow tests: a TLS certificate, and the functions with everything around them."""
+"""Fixtures of the chat and flow tests: a TLS certificate, the functions with everything around them, an issuer."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from chat_support import World, chat_world, make_certificate
+
+if TYPE_CHECKING:
+    from entra_support import StubEntra
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +20,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 async def world(certificate: tuple[Path, Path]) -> AsyncIterator[World]:
     async with chat_world(certificate) as made:
         yield made
+
+
+@pytest.fixture
+async def entra(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator["StubEntra"]:
+    from entra_support import serve_entra  # here, since it makes keys, which takes a moment
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    async with serve_entra(*certificate) as stub:
+        yield stub

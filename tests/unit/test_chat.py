@@ -138,7 +138,8 @@ async def test_the_page_allows_only_its_own_script(world: World) -> None:
         page, policy = await answer.text(), answer.headers["Content-Security-Policy"]
     assert answer.status == 200
     assert "default-src 'none'" in policy
-    assert policy.count("'sha256-") == page.count("<script>") + page.count("<style>") == 2
+    assert policy.count("'sha256-") == page.count("<script>") + page.count("<style>") > 1
+    assert page.count("<script") == page.count("<script>"), "a script is not in the page itself"
     assert not re.search(r"""(src|href)=["']?(https?:)?//|\son\w+=|\sstyle=""", page)
 
 
