@@ -130,6 +130,15 @@ def _tune(executor: Any) -> None:
     # It would put writers in the place of sys.stdout and sys.stderr (for good, once two runs overlap) and keep what
     # the nodes print: these print nothing.
     _replace(executor._run_tracker, "node_log_manager", nullcontext())
+    # It would look through all messages for objects that name images, to load them; openai_api.py refuses those too.
+    _replace(executor, "_multimedia_processor", _NoImages())
+    # It would complete the record of the run, which nobody reads.
+    _replace(executor, "_exec_post_process", lambda *arguments: None)  # noqa: ARG005
+
+
+class _NoImages:
+    def load_multimedia_data(self, inputs: Any, line_inputs: Any) -> Any:  # noqa: ARG002
+        return line_inputs
 
 
 def _replace(owner: Any, name: str, new: Any) -> None:

@@ -52,6 +52,13 @@ async def test_the_tuned_executor_answers_as_prompt_flows_own(world: World) -> N
     assert [chunk async for chunk in answer] == [chunk async for chunk in expected]
 
 
+async def test_prompt_flow_loads_no_file_that_a_message_names(world: World, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_text("secret")
+    image = {"data:image/png;path": str(tmp_path / "secret.png")}
+    await flow_runner().run(await asked(world, messages=[{"role": "user", "content": "Hi", "image": image}]))
+    assert world.endpoint.bodies[-1]["messages"][0]["image"] == image  # passed on as it is, not read
+
+
 async def test_inputs_of_a_wrong_type_are_still_refused_by_prompt_flow(world: World) -> None:
     with pytest.raises(Exception, match=r"input.*messages"):
         await flow_runner().run(await asked(world, messages=3))
@@ -77,7 +84,7 @@ def test_a_flow_that_needs_prompt_flows_scheduler_is_not_loaded(tmp_path: Path, 
         FlowRunner(write_flow(tmp_path, more))
 
 
-@pytest.mark.parametrize("name", ["_traverse_nodes_async", "_update_operation_context"])
+@pytest.mark.parametrize("name", ["_traverse_nodes_async", "_update_operation_context", "_exec_post_process"])
 def test_another_version_of_prompt_flow_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from promptflow.executor import FlowExecutor
 
