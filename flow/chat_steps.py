@@ -89,7 +89,7 @@ def _window(
 async def call_endpoint(call: ChatCall) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]:
     """Return the chat.completion or, when the call streams, a generator of its chunks.
 
-    Raises EndpointError. The time limits live in the client: cancelling a running flow from outside ends the process.
+    Raises EndpointError. The time limits live in the client: Prompt Flow's own scheduler must not be cancelled.
     """
     repeats = 0
     while True:

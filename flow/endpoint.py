@@ -19,7 +19,9 @@ from endpoint_keys import EndpointKeys
 from place import Place
 
 TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105
-TOKEN_MARGIN_SECONDS = 300
+TOKEN_MARGIN_SECONDS = 300  # azure-identity gives the old token again until it has less than this left
+TOKEN_LAST_SECONDS = 10  # a request on its way must still arrive with a valid token
+TOKEN_AGAIN_SECONDS = 30  # after a refresh that failed, or brought nothing newer
 CONNECT_SECONDS = 5
 FIRST_TOKEN_SECONDS = 60  # and between any two tokens
 TOTAL_SECONDS = 220  # Azure's front end gives an HTTP function 230 seconds
@@ -47,7 +49,8 @@ class EndpointClient:
     def __init__(self) -> None:
         self._credential = DefaultAzureCredential()
         self._token: AccessToken | None = None
-        self._token_lock = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed_at = float("-inf")  # on the monotonic clock
         self._session = aiohttp.ClientSession(
             # aiohttp's own TLS context is made when it is imported; this one reads SSL_CERT_FILE now.
             connector=aiohttp.TCPConnector(
@@ -88,6 +91,8 @@ class EndpointClient:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._refreshing:
+            self._refreshing.cancel()
         await self._session.close()
         await self._credential.close()
 
@@ -114,8 +119,14 @@ class EndpointClient:
         try:
             return await self._send(call.place.scoring_uri, body, headers, timeout)
         except aiohttp.ServerDisconnectedError:
-            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe.
-            return await self._send(call.place.scoring_uri, body, headers, timeout)
+            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe;
+            # but not a third time, there or elsewhere: it may be this very request that the server dies of.
+            try:
+                return await self._send(call.place.scoring_uri, body, headers, timeout)
+            except aiohttp.ServerDisconnectedError as error:
+                raise EndpointUnreachable(
+                    "The model's endpoint closed the connection twice without an answer.", sent_twice=True
+                ) from error
 
     async def _send(
         self, uri: str, body: bytes, headers: dict[str, str], timeout: aiohttp.ClientTimeout
@@ -124,12 +135,24 @@ class EndpointClient:
         return await self._session.post(uri, data=body, headers=headers, timeout=timeout, allow_redirects=False)
 
     async def _entra_token(self) -> str:
-        if _seconds_left(self._token) < TOKEN_MARGIN_SECONDS:
-            async with self._token_lock:
-                if _seconds_left(self._token) < TOKEN_MARGIN_SECONDS:
-                    await self._refresh_token()
+        """Return a token that is valid for a while yet. Only a request that finds none waits for one."""
+        left = _seconds_left(self._token)
+        if left < TOKEN_MARGIN_SECONDS:
+            refreshing = self._refresh_once(left)
+            if left < TOKEN_LAST_SECONDS:
+                await asyncio.shield(refreshing)  # the others who wait for it are not cancelled with this request
         assert self._token is not None  # noqa: S101
         return str(self._token.token)
+
+    def _refresh_once(self, left: float) -> "asyncio.Task[None]":
+        last, age = self._refreshing, time.monotonic() - self._refreshed_at
+        if last and (not last.done() or (left >= TOKEN_LAST_SECONDS and age < TOKEN_AGAIN_SECONDS)):
+            return last
+        self._refreshed_at = time.monotonic()
+        self._refreshing = asyncio.create_task(self._refresh_token())
+        # Whoever waits for it gets its error; when nobody does, asyncio would complain that it was never looked at.
+        self._refreshing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._refreshing
 
     async def _refresh_token(self) -> None:
         try:

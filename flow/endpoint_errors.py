@@ -18,6 +18,7 @@ class EndpointError(Exception):
         retry_after: str | None = None,
         param: str | None = None,
         code: str | None = None,
+        sent_twice: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -25,6 +26,7 @@ class EndpointError(Exception):
         self.retry_after = retry_after
         self.param = param
         self.code = code
+        self.sent_twice = sent_twice
 
 
 class EndpointNotConfigured(EndpointError):

@@ -3,7 +3,6 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient, ContainerClient
 
 from .settings import settings
@@ -11,6 +10,7 @@ from .settings import settings
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import IdentityConfiguration
+    from azure.identity import DefaultAzureCredential
     from azure.storage.blob.aio import ContainerClient as AsyncContainerClient
     from azure.storage.queue import QueueClient
 
@@ -19,8 +19,10 @@ CONNECTIONS = 128  # kept open to the storage account
 
 
 @lru_cache(maxsize=1)
-def credential() -> DefaultAzureCredential:
+def credential() -> "DefaultAzureCredential":
     """The app's managed identity (in a shell: whoever is signed in)."""
+    from azure.identity import DefaultAzureCredential
+
     return DefaultAzureCredential()
 
 

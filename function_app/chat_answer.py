@@ -4,10 +4,12 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from azurefunctions.extensions.http.fastapi import Request, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from . import usage
 from .callers import Caller, Place
 from .chat_errors import as_api_error
+from .chat_leaving import caller_left, unless_caller_leaves
 from .chat_log import ChatLog
 from .flow_runner import FlowError, FlowStream, flow_runner
 from .live import live_models
@@ -15,6 +17,7 @@ from .model_choice import Choice, choose, pin_gone
 from .openai_api import (
     DONE,
     MAX_BODY_BYTES,
+    ApiError,
     ChatRequest,
     ChunkWriter,
     model_not_found,
@@ -34,7 +37,7 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
     log.model = choice.live.model
     place = caller.take_place()
     try:
-        answer = await _ask(request, choice, caller)
+        answer = await unless_caller_leaves(req.receive, _ask(request, choice, caller))
         log.first_answer()
         usage.note(choice.live.model)
         if isinstance(answer, FlowStream):
@@ -51,10 +54,13 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
 
 async def _read_body(req: Request) -> bytes:
     body = bytearray()
-    async for part in req.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            break  # read_chat_request says so
+    try:
+        async for part in req.stream():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                break  # read_chat_request says so
+    except ClientDisconnect:
+        raise caller_left() from None
     return bytes(body)
 
 
@@ -104,7 +110,7 @@ async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error
     challenger that is out of order: the deployment that the live record names still serves. What is pinned has no
     elsewhere.
     """
-    if choice.pinned or not _may_be_well_elsewhere(error):
+    if choice.pinned or error.sent_twice or not _may_be_well_elsewhere(error):
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
@@ -154,8 +160,10 @@ async def _events(chunks: FlowStream, writer: ChunkWriter, log: ChatLog, place: 
 class _ClosingStream(StreamingResponse):  # type: ignore[misc]
     """Closes its events, and so the connection to the endpoint, as soon as the caller is gone."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002
         try:
-            await super().__call__(scope, receive, send)
+            await unless_caller_leaves(receive, self.stream_response(send))
+        except ApiError:
+            pass  # the caller has left, which _events has logged
         finally:
             await self.body_iterator.aclose()

@@ -1,10 +1,12 @@
 """Runs the Prompt Flow of ``flow/``; the only file that knows of Prompt Flow, so the only one to replace with it."""
 
-import asyncio
+import gc
+import importlib.machinery
+import importlib.util
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ class FlowError(Exception):
         self.retry_after: str | None = getattr(error, "retry_after", None)
         self.param: str | None = getattr(error, "param", None)
         self.code: str | None = getattr(error, "code", None)
+        self.sent_twice: bool = getattr(error, "sent_twice", False)
         self.cause: str = type(error.__cause__ or error).__name__
 
 
@@ -55,7 +58,7 @@ class FlowStream:
 
 
 class FlowRunner:
-    """One flow, loaded once and run for each request."""
+    """One flow, loaded once and run for each request by Prompt Flow's executor."""
 
     def __init__(self, flow_file: Path = FLOW_FILE) -> None:
         # Prompt Flow logs the text of every failure, and an endpoint's refusal may quote the prompt. Its loggers
@@ -63,42 +66,21 @@ class FlowRunner:
         os.environ["PF_LOGGING_LEVEL"] = "CRITICAL"
         # It would also write every node's inputs as JSON, only to see whether that can be done.
         os.environ["PF_SKIP_SERIALIZATION_CHECK"] = "true"
+        _without_the_development_kit()
         from promptflow.executor import FlowExecutor
-        from promptflow.storage import AbstractRunStorage
-
-        class NoStorage(AbstractRunStorage):  # type: ignore[misc]
-            """Keeps no record of a run: prompts and answers are nobody's business here."""
-
-            def persist_node_run(self, run_info: Any) -> None:
-                pass
-
-            def persist_flow_run(self, run_info: Any) -> None:
-                pass
 
         self._executor = FlowExecutor.create(
-            flow_file, connections={}, working_dir=flow_file.parent, storage=NoStorage()
+            flow_file, connections={}, working_dir=flow_file.parent, storage=_no_storage()
         )
-
-        self._running = 0
-        self._streams = sys.stdout, sys.stderr
+        _tune(self._executor)
 
     async def run(self, inputs: dict[str, Any]) -> dict[str, Any] | FlowStream:
         """Return the flow's ``answer``: a chat.completion, or its chunks when ``inputs["stream"]``.
 
-        Raises FlowError. A caller that is cancelled leaves the flow to end by its own time limits, because
-        Prompt Flow ends the whole process some seconds after a run is cancelled.
+        Raises FlowError. Cancelling it cancels the node that is running, and so closes the connection to the endpoint.
         """
-        run = asyncio.create_task(self._answer(inputs))
         try:
-            return await asyncio.shield(run)
-        except asyncio.CancelledError:
-            run.add_done_callback(_close_unwanted)
-            raise
-
-    async def _answer(self, inputs: dict[str, Any]) -> dict[str, Any] | FlowStream:
-        try:
-            with self._standard_streams_kept():
-                result = await self._executor.exec_line_async(inputs, allow_generator_output=True)
+            result = await self._executor.exec_line_async(inputs, allow_generator_output=True)
             answer = result.output["answer"]
             if isinstance(answer, dict):
                 return answer
@@ -108,34 +90,97 @@ class FlowRunner:
         except Exception as error:
             raise _translated(error) from error
 
-    @contextmanager
-    def _standard_streams_kept(self) -> Iterator[None]:
-        """Put sys.stdout and sys.stderr back: Prompt Flow replaces them, for good once two runs overlap."""
-        if self._running == 0:
-            self._streams = sys.stdout, sys.stderr
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                sys.stdout, sys.stderr = self._streams
+
+def _without_the_development_kit() -> None:
+    """Make ``promptflow`` what it is in Azure, where promptflow-core is alone: a namespace with nothing in it.
+
+    On a laptop it is also the development kit, whose ``__init__`` imports all of pf, databases included, for a second.
+    """
+    spec = importlib.util.find_spec("promptflow")
+    if "promptflow" not in sys.modules and spec and spec.submodule_search_locations and spec.has_location:
+        bare = importlib.machinery.ModuleSpec("promptflow", None, is_package=True)
+        bare.submodule_search_locations = spec.submodule_search_locations
+        sys.modules["promptflow"] = importlib.util.module_from_spec(bare)
+
+
+def _no_storage() -> Any:
+    from promptflow.storage import AbstractRunStorage
+
+    class NoStorage(AbstractRunStorage):  # type: ignore[misc]
+        """Keeps no record of a run: prompts and answers are nobody's business here."""
+
+        def persist_node_run(self, run_info: Any) -> None:
+            pass
+
+        def persist_flow_run(self, run_info: Any) -> None:
+            pass
+
+    return NoStorage()
+
+
+def _tune(executor: Any) -> None:
+    """Take out of Prompt Flow's executor what one chat does not need and every chat would pay for.
+
+    This leans on what promptflow-core 1.18.1 is inside. Whatever is replaced must be there, so AttributeError, at the
+    first chat and in tests/unit/test_flow_runner.py, says that another version has come.
+    """
+    _replace(executor, "_traverse_nodes_async", _nodes_in_turn(executor))
+    # It would describe the run to telemetry and to the openai package, which it imports; neither is used here.
+    _replace(executor, "_update_operation_context", lambda run_id, index: nullcontext())  # noqa: ARG005
+    # It would put writers in the place of sys.stdout and sys.stderr (for good, once two runs overlap) and keep what
+    # the nodes print: these print nothing.
+    _replace(executor._run_tracker, "node_log_manager", nullcontext())
+    # It would look through all messages for objects that name images, to load them; openai_api.py refuses those too.
+    _replace(executor, "_multimedia_processor", _NoImages())
+    # It would complete the record of the run, which nobody reads.
+    _replace(executor, "_exec_post_process", lambda *arguments: None)  # noqa: ARG005
+
+
+class _NoImages:
+    def load_multimedia_data(self, inputs: Any, line_inputs: Any) -> Any:  # noqa: ARG002
+        return line_inputs
+
+
+def _replace(owner: Any, name: str, new: Any) -> None:
+    getattr(owner, name)
+    setattr(owner, name, new)
+
+
+def _nodes_in_turn(executor: Any) -> Callable[[Any, Any], Awaitable[tuple[dict[str, Any], dict[str, Any]]]]:
+    """FlowExecutor._traverse_nodes_async for a flow whose nodes follow one another: each is awaited where it is.
+
+    Prompt Flow's scheduler makes a pool of threads for each run, two tasks for each node and a record of each node's
+    run, and looks anew for the order; that is two thirds of what it costs. And when a run is cancelled, it ends the
+    whole process some seconds later. Raises ValueError for a flow that needs the scheduler.
+    """
+    from promptflow.executor._input_assignment_parser import parse_value
+
+    steps: list[tuple[str, Callable[..., Awaitable[Any]], list[tuple[str, Any]]]] = []
+    for node in executor._flow.nodes:
+        known = {name for name, _, _ in steps}
+        if node.activate or node.aggregation or not set(_upstream(node)) <= known:
+            raise ValueError(f"The node {node.name} of the flow is not one that simply follows those before it.")
+        steps.append((node.name, executor._tools_manager.get_tool(node.name), list(node.inputs.items())))
+
+    async def run(inputs: Any, context: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ARG001
+        outputs: dict[str, Any] = {}
+        for node, tool, given in steps:
+            outputs[node] = await tool(**{name: parse_value(value, outputs, inputs) for name, value in given})
+        return executor._extract_outputs(outputs, {}, inputs), outputs
+
+    return run
+
+
+def _upstream(node: Any) -> list[str]:
+    from promptflow.contracts.flow import InputValueType
+
+    return [given.value for given in node.inputs.values() if given.value_type == InputValueType.NODE_REFERENCE]
 
 
 def _translated(error: Exception) -> Exception:
     """The flow's own exception, taken out of Prompt Flow's wrapping; other errors are bugs and stay as they are."""
     inner = getattr(error, "inner_exception", None) or error
     return FlowError(inner) if hasattr(inner, "kind") else error
-
-
-_closing: set[asyncio.Task[None]] = set()
-
-
-def _close_unwanted(run: "asyncio.Task[dict[str, Any] | FlowStream]") -> None:
-    if not run.cancelled() and run.exception() is None and isinstance(stream := run.result(), FlowStream):
-        task = asyncio.ensure_future(stream.aclose())
-        _closing.add(task)
-        task.add_done_callback(_closing.discard)
 
 
 async def _close(chunks: Any) -> None:
@@ -146,5 +191,14 @@ async def _close(chunks: Any) -> None:
 
 @lru_cache(maxsize=1)
 def flow_runner() -> FlowRunner:
-    """The app's flow. The first call imports Prompt Flow, which takes about a second."""
-    return FlowRunner()
+    """The app's flow. The first call imports Prompt Flow, which takes half a second.
+
+    What is in memory by then stays: as long as the collector of cycles went through all of it, every few hundred
+    requests it stopped every answer under way for a quarter of a second.
+    """
+    gc.disable()
+    try:
+        return FlowRunner()
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -94,20 +95,25 @@ async def test_closing_a_stream_closes_the_connection_read_or_unread(endpoint: S
     await asyncio.wait_for(endpoint.broken_off.wait(), 2)
 
 
-async def test_a_caller_that_is_cancelled_leaves_nothing_open(endpoint: StubEndpoint) -> None:
-    endpoint.words, endpoint.pause = ["word"] * 100, 0.05
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_caller_that_is_cancelled_leaves_nothing_open(endpoint: StubEndpoint, stream: bool) -> None:
+    await flow_runner().run(inputs(endpoint))  # the connection is there already
 
-    async def wait_first(request: Any) -> Any:
-        await asyncio.sleep(0.2)
-        return await endpoint._stream(request)
+    async def never_answer(request: Any) -> Any:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            endpoint.broken_off.set()
 
-    endpoint.handler = wait_first
-    run = asyncio.create_task(flow_runner().run(inputs(endpoint, stream=True)))
+    endpoint.handler = never_answer
+    run = asyncio.create_task(flow_runner().run(inputs(endpoint, stream=stream)))
     await asyncio.sleep(0.1)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
     await asyncio.wait_for(endpoint.broken_off.wait(), 2)
+    # Prompt Flow's own scheduler now has a thread that ends the process.
+    assert not [thread.name for thread in threading.enumerate() if "after_cancellation" in thread.name]
 
 
 async def test_runs_that_overlap_leave_the_standard_streams_as_they_were(endpoint: StubEndpoint) -> None:
