@@ -1,0 +1,103 @@
+"""The chat function called in this process, without any host, in turn with a bare call of the same upstream.
+
+Run as: python -m bench.chat_inprocess '{"upstream": …, "key": …, "requests": 600, "streams": 300}', in the app's
+environment. Prints JSON: the seconds of the app's import and of the first chat, the milliseconds of each call, ours and
+direct.
+"""
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+BODY = {"model": "support", "messages": [{"role": "user", "content": "Where is the workshop?"}]}
+STREAM = {**BODY, "stream": True, "max_tokens": 4}
+BLOCK = 25  # calls of one kind in a row: so short that a noisy neighbour disturbs both kinds
+
+
+async def measure(asked: dict[str, Any]) -> dict[str, Any]:
+    """Import the app, answer the first chat, then measure."""
+    began = time.perf_counter()
+    from function_app import chat
+
+    imported = time.perf_counter() - began
+    from starlette.requests import Request
+
+    function = chat.chat_completions._function.get_user_function()
+
+    async def ours(body: bytes) -> float:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        headers = [(b"authorization", f"Bearer {asked['key']}".encode()), (b"content-type", b"application/json")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/api/v1/chat/completions",
+            "query_string": b"",
+            "headers": headers,
+        }
+        response = await function(Request(scope, receive))
+        if response.status_code != 200:
+            raise RuntimeError(f"the chat function answered {response.status_code}: {response.body!r}")
+        if not hasattr(response, "body_iterator"):
+            return time.perf_counter()
+        return await _first(response.body_iterator)
+
+    began = time.perf_counter()
+    first = await ours(json.dumps(BODY).encode()) - began
+    if not asked["requests"]:
+        return {"imported": imported, "first": first, "usual": await _median_of_few(ours)}
+
+    import aiohttp
+
+    context = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
+    headers = {"Authorization": f"Bearer {'x' * 900}", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+
+        async def direct(body: bytes) -> float:
+            async with session.post(asked["upstream"], data=body, headers=headers) as response:
+                if b'"stream"' in body:
+                    return await _first(response.content)
+                await response.read()
+                return time.perf_counter()
+
+        calls = await _in_turn({"ours": ours, "direct": direct}, json.dumps(BODY).encode(), asked["requests"])
+        streams = await _in_turn({"ours": ours, "direct": direct}, json.dumps(STREAM).encode(), asked["streams"])
+    return {"imported": imported, "first": first, "calls": calls, "streams": streams}
+
+
+async def _first(parts: Any) -> float:
+    """When the first token came; the rest is read too."""
+    came = 0.0
+    async for part in parts:
+        if not came and b'"content"' in (part if isinstance(part, bytes) else str(part).encode()):
+            came = time.perf_counter()
+    return came
+
+
+async def _in_turn(
+    kinds: dict[str, Callable[[bytes], Awaitable[float]]], body: bytes, count: int
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for block in range(count // BLOCK + 1):
+        for name, call in kinds.items():
+            for _ in range(BLOCK):
+                began = time.perf_counter()
+                ended = await call(body)
+                if block:  # the first block is to warm up
+                    times[name].append((ended - began) * 1000)
+    return times
+
+
+async def _median_of_few(call: Callable[[bytes], Awaitable[float]]) -> float:
+    times = (await _in_turn({"ours": call}, json.dumps(BODY).encode(), 2 * BLOCK))["ours"]
+    return sorted(times)[len(times) // 2] / 1000
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(measure(json.loads(sys.argv[1])))))
