@@ -1,7 +1,7 @@
 """A cold start: importing the app, which the worker does before the first request, and what the first chat pays more.
 
-Each figure is the median of fresh processes, with warm bytecode as a deployment has it. The chat is asked in process, of
-bench/chat.py's stub upstream; its extra is the first answer's time above a usual one's.
+Each figure is the median of fresh processes, with warm bytecode as a deployment has it. The chat is asked in process,
+of bench/chat.py's stub upstream; its extra is the first answer's time above a usual one's.
 """
 
 import shutil
