@@ -87,7 +87,9 @@ def _in_process_rows(found: dict[str, Any]) -> list[Measure]:
             Measure(f"in process: {what}, p50", "ms", ours, "direct", direct),
             _added(f"in process: {what}, added", ours - direct, target),
         ]
-    return rows
+    # What the neighbours' noise hardly touches.
+    ours, direct = (statistics.median(found["calls"][f"{name}, processor"]) for name in ("ours", "direct"))
+    return [*rows, Measure("in process: one chat, processor time", "ms", ours, "direct", direct)]
 
 
 def _added(name: str, milliseconds: float, target: float) -> Measure:
@@ -119,7 +121,12 @@ def _through_the_host(stub: World, everyone: dict[str, Running]) -> list[Measure
     targets = {"direct": stub.direct, **{name: running.target for name, running in everyone.items()}}
     one = _in_turn(targets, ONE_ROUNDS, lambda target: Order(target, 1, ONE))
     streams = _in_turn(targets, STREAM_ROUNDS, lambda target: Order(target, 1, STREAMS, stream=STREAM))
+    worked = _processor_seconds(everyone)
     many = _in_turn(targets, MANY_ROUNDS, lambda target: Order(target, MANY, seconds=MANY_SECONDS))
+    processor = {
+        name: 1000 * (seconds - worked[name]) / sum(len(result.total) for result in many[name])
+        for name, seconds in _processor_seconds(everyone).items()
+    }
     memory = {name: running.process.memory_info().rss / 1e6 for name, running in everyone.items()}
     failures = [failure for found in (one, streams, many) for each in found["ours"] for failure in each.failures]
     return [
@@ -130,6 +137,7 @@ def _through_the_host(stub: World, everyone: dict[str, Running]) -> list[Measure
         ),
         *_rate_rows(many),
         *_tail_rows(many),
+        *(_against(f"processor time of one chat, {MANY} at once", "ms", processor, peer) for peer in RATE_TARGETS),
         _failed("of all the above: failed", failures),
         *_open_streams({name: running.target for name, running in everyone.items()}),
         *(_against(f"RSS after the rounds ({MANY} at once)", "MB", memory, name) for name in RATE_TARGETS),
@@ -138,6 +146,12 @@ def _through_the_host(stub: World, everyone: dict[str, Running]) -> list[Measure
             for name in RATE_TARGETS
         ),
     ]  # fmt: skip
+
+
+def _processor_seconds(everyone: dict[str, Running]) -> dict[str, float]:
+    """What each has used so far. The machine's noise hardly touches it."""
+    times = {name: running.process.cpu_times() for name, running in everyone.items()}
+    return {name: each.user + each.system for name, each in times.items()}
 
 
 def _in_turn(targets: dict[str, Target], rounds: int, make: Any) -> Results:

@@ -1,8 +1,8 @@
 """The chat function called in this process, without any host, in turn with a bare call of the same upstream.
 
 Run as: python -m bench.chat_inprocess '{"upstream": …, "key": …, "requests": 600, "streams": 300}', in the app's
-environment. Prints JSON: the seconds of the app's import and of the first chat, the milliseconds of each call, ours and
-direct.
+environment. Prints JSON: the seconds of the app's import and of the first chat, the milliseconds of each call and the
+processor's for each call of a block, ours and direct.
 """
 
 import asyncio
@@ -84,14 +84,18 @@ async def _in_turn(
     kinds: dict[str, Callable[[bytes], Awaitable[float]]], body: bytes, count: int
 ) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in kinds}
+    processor: dict[str, list[float]] = {f"{name}, processor": [] for name in kinds}
     for block in range(count // BLOCK + 1):
         for name, call in kinds.items():
+            worked = time.process_time()
             for _ in range(BLOCK):
                 began = time.perf_counter()
                 ended = await call(body)
                 if block:  # the first block is to warm up
                     times[name].append((ended - began) * 1000)
-    return times
+            if block:
+                processor[f"{name}, processor"].append((time.process_time() - worked) * 1000 / BLOCK)
+    return times | processor
 
 
 async def _median_of_few(call: Callable[[bytes], Awaitable[float]]) -> float:
