@@ -175,7 +175,7 @@ def _rows(found: dict[tuple[str, int], list[Load]]) -> list[Measure]:
     rows = []
     for at_once in CONCURRENCIES:
         ours, peer = (statistics.median(each.rate for each in found[name, at_once]) for name in ("ours", PEER))
-        aim = {"target": f"≥ {TARGET:g}x", "met": ours >= TARGET * peer} if at_once == TARGET_AT else {}
+        aim: dict[str, Any] = {"target": f"≥ {TARGET:g}x", "met": ours >= TARGET * peer} if at_once == TARGET_AT else {}
         rows.append(Measure(f"answers a second, {at_once} at once", "/s", ours, PEER, peer, **aim))
     for at_once in CONCURRENCIES:
         for percent in (50, 99):

@@ -166,7 +166,8 @@ def _in_turn(targets: dict[str, Target], rounds: int, make: Any) -> Results:
 
 
 def _median(results: list[Result], kind: str) -> float:
-    return statistics.median(value for result in results for value in getattr(result, kind))
+    values: list[float] = [value for result in results for value in getattr(result, kind)]
+    return statistics.median(values)
 
 
 def _against(name: str, unit: str, values: dict[str, float], peer: str, **target: Any) -> Measure:

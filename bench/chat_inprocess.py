@@ -30,23 +30,39 @@ async def measure(asked: dict[str, Any]) -> dict[str, Any]:
     function = chat.chat_completions._function.get_user_function()
 
     async def ours(body: bytes) -> float:
+        """When the answer was there: a whole one returned by the function, of a stream the first token sent."""
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+            if not parts:
+                await asyncio.Event().wait()  # the client stays
+            return parts.pop()
 
         headers = [(b"authorization", f"Bearer {asked['key']}".encode()), (b"content-type", b"application/json")]
+        path, server = "/api/v1/chat/completions", {"spec_version": "2.3", "version": "3.0"}  # as uvicorn says
         scope = {
             "type": "http",
+            "asgi": server,
             "method": "POST",
-            "path": "/api/v1/chat/completions",
+            "path": path,
             "query_string": b"",
             "headers": headers,
         }
         response = await function(Request(scope, receive))
         if response.status_code != 200:
             raise RuntimeError(f"the chat function answered {response.status_code}: {response.body!r}")
-        if not hasattr(response, "body_iterator"):
-            return time.perf_counter()
-        return await _first(response.body_iterator)
+        came = time.perf_counter()
+        if b'"stream"' not in body:
+            return came
+        came = 0.0
+
+        async def send(message: dict[str, Any]) -> None:
+            nonlocal came
+            if not came and b'"content"' in message.get("body", b""):
+                came = time.perf_counter()
+
+        await response(scope, receive, send)
+        return came
 
     began = time.perf_counter()
     first = await ours(json.dumps(BODY).encode()) - began
@@ -61,23 +77,18 @@ async def measure(asked: dict[str, Any]) -> dict[str, Any]:
 
         async def direct(body: bytes) -> float:
             async with session.post(asked["upstream"], data=body, headers=headers) as response:
-                if b'"stream"' in body:
-                    return await _first(response.content)
-                await response.read()
-                return time.perf_counter()
+                if b'"stream"' not in body:
+                    await response.read()
+                    return time.perf_counter()
+                came = 0.0
+                async for line in response.content:
+                    if not came and b'"content"' in line:
+                        came = time.perf_counter()
+                return came
 
         calls = await _in_turn({"ours": ours, "direct": direct}, json.dumps(BODY).encode(), asked["requests"])
         streams = await _in_turn({"ours": ours, "direct": direct}, json.dumps(STREAM).encode(), asked["streams"])
     return {"imported": imported, "first": first, "calls": calls, "streams": streams}
-
-
-async def _first(parts: Any) -> float:
-    """When the first token came; the rest is read too."""
-    came = 0.0
-    async for part in parts:
-        if not came and b'"content"' in (part if isinstance(part, bytes) else str(part).encode()):
-            came = time.perf_counter()
-    return came
 
 
 async def _in_turn(

@@ -168,7 +168,11 @@ def litellm_environment() -> Path:
         print("installing LiteLLM into .venv-litellm (a minute) …", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(LITELLM)], check=True, timeout=120)
         pip = [str(LITELLM / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "--requirement", str(LITELLM_REQUIREMENTS)], check=True, timeout=600)
+        done = subprocess.run(
+            [*pip, "--requirement", str(LITELLM_REQUIREMENTS)], capture_output=True, text=True, timeout=400, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"LiteLLM cannot be installed:\n{done.stderr[-2000:]}")
         made_of.write_text(wanted, encoding="utf-8")
     return LITELLM
 
