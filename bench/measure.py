@@ -52,7 +52,9 @@ def _cells(m: Measure) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
-    """Below ten with two decimals: some targets are a millisecond or half a second."""
+    """Counts as they are; below ten with two decimals, since some targets are a millisecond or half a second."""
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
