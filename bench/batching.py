@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from emulator.config import free_port
 
 from .chat_targets import ROOT, started
@@ -36,14 +38,15 @@ PEER = "mlflow models serve"
 Messages = list[dict[str, str]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
-    """Where a server is asked, with which fields, and how its answer is read."""
+    """Where a server is asked, with which fields, and how its answer is read; its process, once it runs."""
 
     port: int
     path: str
     fields: dict[str, Any]
     read: Callable[[Any], str]
+    pid: int = 0
 
     def answer(self, connection: http.client.HTTPConnection, messages: Messages) -> str:
         """Raises RuntimeError for anything but an answer."""
@@ -55,15 +58,22 @@ class Server:
             raise RuntimeError(f"{self.path} answered {response.status}: {content[:300]!r}")
         return self.read(json.loads(content)).strip()
 
+    def processor_seconds(self) -> float:
+        """What it has used so far, with the processes that it started."""
+        parent = psutil.Process(self.pid)
+        times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
+
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
 
 
 @dataclass
 class Load:
-    """What came of one round: answers a second, and the seconds that each took."""
+    """What came of one round: answers a second, the seconds that each took, and the processor's for each on average."""
 
     rate: float
+    processor: float
     seconds: list[float]
     different: int
 
@@ -133,6 +143,7 @@ def _text(answer: Any) -> str:
 
 def _started(server: Server, command: list[str], environment: dict[str, str], log: Path, stack: ExitStack) -> Server:
     process = stack.enter_context(started(command, environment, log))
+    server.pid = process.pid
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -152,7 +163,7 @@ def _answers(server: Server, prompts: list[Messages]) -> list[str]:
 
 def _load(server: Server, prompts: list[Messages], wanted: list[str], at_once: int, seconds: float) -> Load:
     """Ask, ``at_once`` at a time, for ``seconds``; what is under way then is waited for, and counts."""
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), server.processor_seconds()
 
     def work(first: int) -> tuple[list[float], int]:
         connection, times, different = server.connect(), [], 0
@@ -168,7 +179,9 @@ def _load(server: Server, prompts: list[Messages], wanted: list[str], at_once: i
     with ThreadPoolExecutor(at_once) as pool:
         done = list(pool.map(work, range(at_once)))
     times = [each for times, _ in done for each in times]
-    return Load(len(times) / (time.perf_counter() - began), times, sum(different for _, different in done))
+    rate = len(times) / (time.perf_counter() - began)
+    processor = (server.processor_seconds() - worked) / len(times)
+    return Load(rate, processor, times, sum(different for _, different in done))
 
 
 def _rows(found: dict[tuple[str, int], list[Load]]) -> list[Measure]:
@@ -184,6 +197,11 @@ def _rows(found: dict[tuple[str, int], list[Load]]) -> list[Measure]:
                 for name in ("ours", PEER)
             )
             rows.append(Measure(f"an answer, {at_once} at once, p{percent}", "ms", ours, PEER, peer))
+    for at_once in CONCURRENCIES:
+        ours, peer = (
+            1000 * statistics.median(each.processor for each in found[name, at_once]) for name in ("ours", PEER)
+        )
+        rows.append(Measure(f"processor time of an answer, {at_once} at once", "ms", ours, PEER, peer))
     total = sum(len(each.seconds) for (name, _), loads in found.items() if name == "ours" for each in loads)
     different = sum(each.different for (name, _), loads in found.items() if name == "ours" for each in loads)
     return [
