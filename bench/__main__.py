@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .measure import Measure, table
 
-NAMES = ("loop", "emulator", "intake", "training", "thousand", "load", "latency")
+NAMES = ("loop", "emulator", "intake", "training", "thousand", "load", "latency", "chat", "batching", "cold")
 
 
 def main() -> int:

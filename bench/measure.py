@@ -45,10 +45,17 @@ def table(measures: list[Measure]) -> str:
 
 
 def _cells(m: Measure) -> tuple[str, ...]:
-    peer = f"{m.peer:.1f} {m.unit} ({m.peer_name})" if m.peer is not None else "–"
+    peer = f"{_number(m.peer)} {m.unit} ({m.peer_name})" if m.peer is not None else "–"
     ratio = f"{m.ratio:.2f}x" if m.ratio is not None else "–"
     met = {True: "yes", False: "no", None: "–"}[m.met]
-    return m.measure, f"{m.ours:.1f} {m.unit}", peer, ratio, m.target or "–", met
+    return m.measure, f"{_number(m.ours)} {m.unit}", peer, ratio, m.target or "–", met
+
+
+def _number(value: float) -> str:
+    """Counts as they are; below ten with two decimals, since some targets are a millisecond or half a second."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 @contextmanager

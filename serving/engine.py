@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Contin
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
+    ContinuousBatchingTopPLogitsWarper,
 )
 from transformers.generation.logits_process import (
     LogitsProcessorList,
@@ -53,12 +54,13 @@ class Engine:
         ).eval()
         self.context_length, cache = _cache(self._model)
         self._defaults = self._model.generation_config
-        shared = GenerationConfig(do_sample=True, eos_token_id=self._defaults.eos_token_id, use_cache=False)
+        # _SeededChoice leaves one token of each row, so drawing from the row would only cost time.
+        shared = GenerationConfig(do_sample=False, eos_token_id=self._defaults.eos_token_id, use_cache=False)
         self._batches = self._model.init_continuous_batching(shared, cache)
         # Left alone, every request would be sampled like the first one. The numbers here are only placeholders: each
         # request brings its own.
         self._batches.logit_processor = ContinuousBatchingLogitsProcessorList(
-            LogitsProcessorList([TemperatureLogitsWarper(0.5), TopPLogitsWarper(0.5), _SeededChoice()]),
+            LogitsProcessorList([TemperatureLogitsWarper(0.5), _TopP(TopPLogitsWarper(0.5)), _SeededChoice()]),
             per_request_processors=True,
         )
         self._batches.logit_processor.tensors_required = 3
@@ -126,6 +128,19 @@ class Engine:
                 self._batches.output_router.result_handlers.pop(request_id, None)
 
 
+class _TopP(ContinuousBatchingTopPLogitsWarper):
+    """The library's, without its sort of the vocabulary in a batch where nobody asks for less than all of it.
+
+    On a CPU only: elsewhere looking at the numbers would wait for the device.
+    """
+
+    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        top_p = tensor_arg[: scores.size(0)].view(dtype=torch.float32)
+        if scores.device.type == "cpu" and bool((top_p >= 1).all()):
+            return scores
+        return super().__call__(scores, tensor_arg)
+
+
 class _SeededChoice(ContinuousBatchingLogitsProcessor):
     """Choose the token by the Gumbel-max trick with noise that depends on nothing but the request's seed and position.
 
@@ -147,6 +162,8 @@ class _SeededChoice(ContinuousBatchingLogitsProcessor):
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         seeds = tensor_arg[: scores.size(0)].long().unsqueeze(-1)  # [requests, 1]
+        if scores.device.type == "cpu" and not bool(seeds.any()):  # all are greedy: no noise to make
+            return _only(scores, scores.argmax(-1, keepdim=True))
         columns = torch.arange(scores.size(-1), device=scores.device)
         # The finaliser of splitmix32 by another constant, over one counter a token: 31 well mixed bits each.
         bits = (seeds + columns * 0x9E3779B9) & 0xFFFFFFFF
@@ -154,8 +171,11 @@ class _SeededChoice(ContinuousBatchingLogitsProcessor):
             bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
         uniform = ((bits ^ (bits >> 15)).float() + 0.5) / 2**32
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-7, 1 - 1e-7)))
-        choice = (scores + gumbel * (seeds != 0)).argmax(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, choice, 0.0)
+        return _only(scores, (scores + gumbel * (seeds != 0)).argmax(-1, keepdim=True))
+
+
+def _only(scores: torch.Tensor, choice: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(scores, -torch.inf).scatter_(-1, choice, 0.0)
 
 
 def _arguments(sampling: Sampling) -> dict[str, float | int]:
