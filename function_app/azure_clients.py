@@ -3,14 +3,13 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from azure.storage.blob import BlobServiceClient, ContainerClient
-
 from .settings import settings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import IdentityConfiguration
     from azure.identity import DefaultAzureCredential
+    from azure.storage.blob import BlobServiceClient, ContainerClient
     from azure.storage.blob.aio import ContainerClient as AsyncContainerClient
     from azure.storage.queue import QueueClient
 
@@ -27,11 +26,12 @@ def credential() -> "DefaultAzureCredential":
 
 
 @lru_cache(maxsize=1)
-def _blob_service() -> BlobServiceClient:
+def _blob_service() -> "BlobServiceClient":
     """The app's storage account. The usual pool keeps ten connections; two dozen invocations that read in ranges would
     open new ones all the time, and a TLS handshake costs more than a small file."""
     import requests
     from azure.core.pipeline.transport import RequestsTransport
+    from azure.storage.blob import BlobServiceClient
     from requests.adapters import HTTPAdapter
 
     session = requests.Session()
@@ -43,18 +43,20 @@ def _blob_service() -> BlobServiceClient:
 
 
 @lru_cache(maxsize=1)
-def _workspace_blob_service() -> BlobServiceClient:
+def _workspace_blob_service() -> "BlobServiceClient":
+    from azure.storage.blob import BlobServiceClient
+
     return BlobServiceClient(settings().workspace_blob_service_uri, credential=credential())
 
 
 @lru_cache(maxsize=8)
-def container(name: str) -> ContainerClient:
+def container(name: str) -> "ContainerClient":
     """A container of the app's storage account."""
     return _blob_service().get_container_client(name)
 
 
 @lru_cache(maxsize=8)
-def datastore_container(datastore: str) -> ContainerClient:
+def datastore_container(datastore: str) -> "ContainerClient":
     """The container behind one of the workspace's datastores: job logs, outputs, build contexts."""
     name = str(ml_client().datastores.get(datastore).container_name)
     return _workspace_blob_service().get_container_client(name)

@@ -5,13 +5,16 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import BoundedSemaphore, Event
+from typing import TYPE_CHECKING
 
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
-from azure.storage.blob import BlobClient
 
 from .blob_retries import ONCE, ShortAnswer, retrying
 from .errors import TransientError
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
 
 MIB = 1 << 20
 LARGE = 32 * MIB  # a file beyond this fills all the buffers that reading it may have
@@ -27,7 +30,7 @@ class Replaced(Exception):
 
 
 def read_ranges(
-    blob: BlobClient, etag: str, size: int, *, range_bytes: int = 4 * MIB, ahead: int = 4
+    blob: "BlobClient", etag: str, size: int, *, range_bytes: int = 4 * MIB, ahead: int = 4
 ) -> Generator[bytes]:
     """The ``size`` bytes of the version ``etag`` (without quotes) of a blob, in order, in pieces of ``range_bytes``.
 
@@ -66,7 +69,7 @@ def _taken(coming: deque[Future[bytes]], fill: Callable[[], None]) -> bytes:
     return piece
 
 
-def _range(blob: BlobClient, etag: str, start: int, length: int, stop: Event) -> bytes:
+def _range(blob: "BlobClient", etag: str, start: int, length: int, stop: Event) -> bytes:
     def request() -> bytes:
         stream = blob.download_blob(
             offset=start,

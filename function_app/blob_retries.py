@@ -18,7 +18,6 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
-from urllib3.exceptions import HTTPError
 
 T = TypeVar("T")
 
@@ -40,6 +39,8 @@ class ShortAnswer(AzureError):
 
 def retrying(request: Callable[[], T], stop: Event) -> T:
     """The result of ``request``, which may be repeated; raises its last error, or Stopped once ``stop`` is set."""
+    from urllib3.exceptions import HTTPError  # here, as it is not cheap and a cold start has no use for it
+
     for attempt in range(ATTEMPTS):
         if stop.is_set():
             raise Stopped
@@ -54,6 +55,8 @@ def retrying(request: Callable[[], T], stop: Event) -> T:
 
 
 def _passes(error: Exception) -> bool:
+    from urllib3.exceptions import HTTPError
+
     if isinstance(error, ClientAuthenticationError):
         return False
     if isinstance(error, HttpResponseError):

@@ -6,13 +6,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from threading import Event
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from azure.core.exceptions import HttpResponseError
-from azure.storage.blob import BlobBlock, BlobClient
 
 from .blob_retries import ONCE, retrying
 from .errors import TransientError
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
 
 MIB = 1 << 20
 IN_FLIGHT = 2
@@ -26,7 +28,7 @@ class BlockWriter:
     Azure drops the blocks that are not committed yet when anybody commits the blob.
     """
 
-    def __init__(self, blob: BlobClient, *, block_bytes: int = 4 * MIB) -> None:
+    def __init__(self, blob: "BlobClient", *, block_bytes: int = 4 * MIB) -> None:
         self.size = 0  # bytes written so far
         self._blob = blob
         self._block_bytes = block_bytes
@@ -72,6 +74,8 @@ class BlockWriter:
             if self._parts:
                 self._stage()
             self._settle(0)
+            from azure.storage.blob import BlobBlock
+
             blocks = [BlobBlock(id) for id in self._ids]
             try:
                 retrying(lambda: self._blob.commit_block_list(blocks, metadata=known, **ONCE), self._stop)

@@ -5,10 +5,11 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 FLOW_FILE = Path(__file__).resolve().parent.parent / "flow" / "flow.dag.yaml"
@@ -67,11 +68,12 @@ class FlowRunner:
         # It would also write every node's inputs as JSON, only to see whether that can be done.
         os.environ["PF_SKIP_SERIALIZATION_CHECK"] = "true"
         _without_the_development_kit()
-        from promptflow.executor import FlowExecutor
+        with _without_the_openai_package():
+            from promptflow.executor import FlowExecutor
 
-        self._executor = FlowExecutor.create(
-            flow_file, connections={}, working_dir=flow_file.parent, storage=_no_storage()
-        )
+            self._executor = FlowExecutor.create(
+                flow_file, connections={}, working_dir=flow_file.parent, storage=_no_storage()
+            )
         _tune(self._executor)
 
     async def run(self, inputs: dict[str, Any]) -> dict[str, Any] | FlowStream:
@@ -101,6 +103,31 @@ def _without_the_development_kit() -> None:
         bare = importlib.machinery.ModuleSpec("promptflow", None, is_package=True)
         bare.submodule_search_locations = spec.submodule_search_locations
         sys.modules["promptflow"] = importlib.util.module_from_spec(bare)
+
+
+@contextmanager
+def _without_the_openai_package() -> Iterator[None]:
+    """Spare the first chat a third of a second: Prompt Flow imports all of openai, for tracing and its exceptions.
+
+    Nothing in the flow uses it: while Prompt Flow is loaded, a stand-in gives it exceptions that nobody raises. Whoever
+    imports openai afterwards gets the real one.
+    """
+    if "openai" in sys.modules:
+        yield
+        return
+    standin = ModuleType("openai")
+    standin.__getattr__ = _exception_called  # type: ignore[method-assign]
+    sys.modules["openai"] = standin
+    try:
+        yield
+    finally:
+        del sys.modules["openai"]
+
+
+def _exception_called(name: str) -> type[Exception]:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return type(name, (Exception,), {})
 
 
 def _no_storage() -> Any:

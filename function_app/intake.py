@@ -5,11 +5,10 @@ import re
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from hashlib import sha256
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.storage.blob import BlobProperties, ContainerClient
 
 from . import azure_clients, live_record
 from .blob_ranges import Replaced, large_file_slot, read_ranges
@@ -22,6 +21,9 @@ from .recipe import Recipe
 from .recipe.defaults import LIVE
 from .runs import Run, utc_now
 from .settings import settings
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobProperties, ContainerClient
 
 log = logging.getLogger("function_app.intake")
 
@@ -114,15 +116,15 @@ def input_url(run: Run, name: str) -> str:
     return f"{settings().blob_service_uri}/{settings().runs_container}/{run.id}/{name}"
 
 
-def _runs() -> ContainerClient:
+def _runs() -> "ContainerClient":
     return azure_clients.container(settings().runs_container)
 
 
-def _datasets() -> ContainerClient:
+def _datasets() -> "ContainerClient":
     return azure_clients.container(settings().datasets_container)
 
 
-def _properties(run: Run) -> BlobProperties:
+def _properties(run: Run) -> "BlobProperties":
     """Of the version that the run is for. Raises Replaced."""
     try:
         properties = _datasets().get_blob_client(run.dataset.blob).get_blob_properties()
@@ -177,7 +179,7 @@ def _companions(model: str, metadata: dict[str, str], stack: ExitStack) -> Compa
     return Companions(**known)
 
 
-def _held_out_chunks(blob: str, properties: BlobProperties) -> Generator[bytes]:
+def _held_out_chunks(blob: str, properties: "BlobProperties") -> Generator[bytes]:
     try:
         yield from _chunks(blob, properties.etag.strip('"'), properties.size)
     except Replaced:

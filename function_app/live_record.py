@@ -4,12 +4,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobClient
 
 from . import azure_clients
 from .errors import StepError
@@ -18,6 +17,9 @@ from .recipe import stored_recipe
 from .recipe.fields import Release
 from .runs import PAGE
 from .settings import settings
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
 
 log = logging.getLogger("function_app.live_record")
 
@@ -33,7 +35,7 @@ class Serving(msgspec.Struct, frozen=True):
     idle_hours: float = IDLE_HOURS
 
 
-def blob(model: str) -> BlobClient:
+def blob(model: str) -> "BlobClient":
     """Where the record of the model is (docs/interfaces.md)."""
     return azure_clients.container(settings().runs_container).get_blob_client(f"{PREFIX}{model}.json")
 

@@ -6,15 +6,17 @@ import re
 from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import ContainerClient
 
 from . import azure_clients
 from .runs import Ask, BlobRunStore, Stage, utc_now
 from .settings import settings
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
 
 log = logging.getLogger("function_app.poison")
 
@@ -111,5 +113,5 @@ def _blob(name: str) -> str:
     return f"{PREFIX}{name}.json"
 
 
-def _runs() -> ContainerClient:
+def _runs() -> "ContainerClient":
     return azure_clients.container(settings().runs_container)

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-from azure.storage.blob import BlobProperties, ContainerClient
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobProperties, ContainerClient
 
 log = logging.getLogger("function_app.runs")
 
@@ -213,7 +215,7 @@ class RunStore(Protocol):
 class BlobRunStore:
     """Run records as blobs ``<run-id>.json``; the listing's facts are the blob's metadata."""
 
-    def __init__(self, container: ContainerClient) -> None:
+    def __init__(self, container: "ContainerClient") -> None:
         self._container = container
 
     def get(self, id: str) -> tuple[Run, str] | None:
@@ -236,6 +238,8 @@ class BlobRunStore:
             raise Conflict(run.id) from error
 
     def summaries(self, prefix: str = "") -> Iterator[Summary]:
+        from azure.storage.blob import BlobProperties
+
         # A walk leaves out what lies below `<run-id>/`, and a page is parsed as a whole: so memory stays flat.
         for blob in self._container.walk_blobs(prefix, include=["metadata"], results_per_page=PAGE):
             if isinstance(blob, BlobProperties) and (summary := _summary(blob)):
@@ -258,7 +262,7 @@ class BlobRunStore:
         return etag
 
 
-def _summary(blob: BlobProperties) -> Summary | None:
+def _summary(blob: "BlobProperties") -> Summary | None:
     """What a blob's metadata tells; None for one that is no record, or whose metadata somebody has changed."""
     known = blob.metadata or {}
     if not blob.name.endswith(".json") or "stage" not in known:

@@ -3,14 +3,18 @@
 Nobody gives a turn back: it is free as soon as its run has ended and has nothing left on the endpoint.
 """
 
+from typing import TYPE_CHECKING
+
 import msgspec
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
-from azure.storage.blob import BlobClient
 
 from . import azure_clients
 from .runs import Run, RunStore, Stage
 from .settings import settings
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
 
 PREFIX = "turns/"
 BEFORE = frozenset({Stage.RECEIVED, Stage.VALIDATED, Stage.TRAINING, Stage.TRAINED, Stage.APPROVED})
@@ -70,5 +74,5 @@ def _read(model: str) -> tuple[Turn, str]:
         return Turn(), ""
 
 
-def _blob(model: str) -> BlobClient:
+def _blob(model: str) -> "BlobClient":
     return azure_clients.container(settings().runs_container).get_blob_client(f"{PREFIX}{model}.json")

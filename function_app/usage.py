@@ -5,13 +5,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobClient
 
 from . import azure_clients
 from .runs import PAGE
 from .settings import settings
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobClient
 
 log = logging.getLogger("function_app.usage")
 
@@ -61,5 +64,5 @@ def _mark(model: str) -> None:
         _marked[model] = time.monotonic() - (INTERVAL - AGAIN).total_seconds()
 
 
-def _blob(model: str) -> BlobClient:
+def _blob(model: str) -> "BlobClient":
     return azure_clients.container(settings().runs_container).get_blob_client(f"{PREFIX}{model}")

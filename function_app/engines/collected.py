@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import ContentSettings
 
 from .. import azure_clients
 from ..errors import StepError
@@ -60,6 +59,8 @@ def metrics(run: Run) -> dict[str, Any]:
 
 def publish_evaluation(run: Run) -> None:
     """Copy evaluation.md and its plots to ``reports/<run-id>/``, and link it, if the job wrote one."""
+    from azure.storage.blob import ContentSettings
+
     outputs = azure_clients.datastore_container("workspaceblobstore")
     reports = azure_clients.container(settings().reports_container)
     for blob in outputs.list_blobs(name_starts_with=_report(run)):

@@ -1,14 +1,16 @@
 """What is the same for the job of every engine: submitted once, observed, stopped, and the end of its log."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
-from azure.storage.blob import ContainerClient
 
 from .. import azure_clients
 from ..observation import JobSeen
 from ..runs import Run
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
 
 ENDED = ("Completed", "Failed", "Canceled")
 LOG_TAIL_BYTES = 8192
@@ -105,7 +107,7 @@ def _log_tail(job: str) -> list[str]:
     return others
 
 
-def _last_lines(container: ContainerClient, name: str) -> list[str]:
+def _last_lines(container: "ContainerClient", name: str) -> list[str]:
     blob = container.get_blob_client(name)
     size = blob.get_blob_properties().size
     if not size:
