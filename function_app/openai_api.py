@@ -12,6 +12,7 @@ from .openai_parameters import READ_ELSEWHERE, check_names, check_parameters
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_NESTING = 32
+WANTED = 'send a JSON object such as {"model": …, "messages": […]}.'
 DONE = b"data: [DONE]\n\n"
 
 
@@ -78,6 +79,8 @@ def _read_fields(fields: dict[str, Any]) -> ChatRequest:
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        raise ApiError(400, f"The body is empty; {WANTED}", code="invalid_json")
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
@@ -85,9 +88,7 @@ def _read_object(body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, ValueError) as error:
         raise ApiError(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise ApiError(
-            400, 'The body must be a JSON object such as {"model": …, "messages": […]}.', code="invalid_json"
-        )
+        raise ApiError(400, f"The body is not an object; {WANTED}", code="invalid_json")
     _check_tree(value, "", MAX_NESTING)
     check_names(value)
     return {name: part for name, part in value.items() if part is not None}
