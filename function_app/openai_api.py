@@ -131,8 +131,12 @@ def _read_stream_options(options: Any, stream: bool) -> bool:
     return bool(options.get("include_usage"))
 
 
-def model_not_found(model: str, live: list[str]) -> ApiError:
-    """The answer to a name that no live model has."""
+def model_not_found(model: str, live: list[str], *, limited: bool = False) -> ApiError:
+    """The answer to a name that no live model has. ``live``: those that the caller sees; ``limited``: there may be
+    others."""
+    if not live and limited:
+        text = f"The model {model[:100]!r} is not live, nor is any other that this key may use."
+        return ApiError(404, text, param="model", code="model_not_found")
     if not live:
         text = "No model is live yet. Drop a JSONL file into the datasets container; a model is live minutes later."
         return ApiError(404, text, param="model", code="model_not_found")
