@@ -12,7 +12,6 @@ from .openai_parameters import READ_ELSEWHERE, check_names, check_parameters
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_NESTING = 32
-WANTED = 'send a JSON object such as {"model": …, "messages": […]}.'
 DONE = b"data: [DONE]\n\n"
 
 
@@ -80,7 +79,7 @@ def _read_fields(fields: dict[str, Any]) -> ChatRequest:
 
 def _read_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
-        raise ApiError(400, f"The body is empty; {WANTED}", code="invalid_json")
+        raise ApiError(400, "The body is empty; it must be a JSON object.", code="invalid_json")
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
@@ -88,7 +87,9 @@ def _read_object(body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, ValueError) as error:
         raise ApiError(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise ApiError(400, f"The body is not an object; {WANTED}", code="invalid_json")
+        raise ApiError(
+            400, 'The body must be a JSON object such as {"model": …, "messages": […]}.', code="invalid_json"
+        )
     _check_tree(value, "", MAX_NESTING)
     check_names(value)
     return {name: part for name, part in value.items() if part is not None}
@@ -142,6 +143,15 @@ def model_not_found(model: str, live: list[str], *, limited: bool = False) -> Ap
         return ApiError(404, text, param="model", code="model_not_found")
     text = f"The model {model[:100]!r} is not live. Live models: {', '.join(live)}."
     return ApiError(404, text, param="model", code="model_not_found")
+
+
+def unknown_url(method: str, path: str) -> ApiError:
+    """The answer to a call that this API does not have."""
+    text = (
+        f"There is no {method} {path[:100]} here. There are POST /api/v1/chat/completions, GET /api/v1/models and GET"
+        " /api/v1/models/<model>; the base URL of a client ends in /api/v1."
+    )
+    return ApiError(404, text, code="unknown_url")
 
 
 def flow_failed(

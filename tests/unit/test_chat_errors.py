@@ -123,6 +123,22 @@ async def test_an_unknown_model_is_a_404_that_names_the_live_ones(world: World) 
         await world.client().chat.completions.create(model="suport", messages=HELLO)
 
 
+async def test_a_call_that_is_not_there_is_told_what_is(world: World) -> None:
+    client = world.client()
+    there = r"There is no {} here\. There are POST /api/v1/chat/completions, GET /api/v1/models"
+    with pytest.raises(openai.NotFoundError, match=there.format("POST /api/v1/responses")) as error:
+        await client.responses.create(model="support", input="Hello")
+    assert error.value.code == "unknown_url"
+    assert error.value.request_id
+    with pytest.raises(openai.NotFoundError, match=there.format("GET /api/v1/chat/completions")):
+        await client.get("/chat/completions", cast_to=object)
+    with pytest.raises(openai.NotFoundError, match=there.format("POST /api/v1/models/support")):
+        await client.post("/models/support", cast_to=object)
+    world.key = "wrong"
+    with pytest.raises(openai.AuthenticationError):
+        await world.client().embeddings.create(model="support", input="Hello")
+
+
 async def test_without_live_models_the_error_says_what_to_do(world: World) -> None:
     world.container.records.clear()
     with pytest.raises(openai.NotFoundError, match="No model is live yet"):

@@ -83,8 +83,8 @@ def test_any_bytes_are_an_error(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b" ", 'The body is empty; send a JSON object such as {"model": …, "messages": […]}.'),
-        (b"[]", 'The body is not an object; send a JSON object such as {"model": …, "messages": […]}.'),
+        (b" ", "The body is empty; it must be a JSON object."),
+        (b"[]", 'The body must be a JSON object such as {"model": …, "messages": […]}.'),
         (
             b'{"model": "m", "temprature": 0}',
             "temprature is not a field that this API knows; did you mean 'temperature'?",
