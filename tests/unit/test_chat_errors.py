@@ -33,8 +33,9 @@ HELLO = [{"role": "user", "content": "a secret prompt"}]
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refusal_keeps_its_meaning(
-    world: World, upstream: int, headers: dict[str, str], seen: str, expected: type[openai.APIStatusError], stream: bool
-) -> None:
+    world: World, caplog: pytest.LogCaptureFixture, upstream: int, headers: dict[str, str], seen: str,
+    expected: type[openai.APIStatusError], stream: bool,
+) -> None:  # fmt: skip
     async def refuse(request: web.Request) -> web.Response:
         return web.json_response({"error": {"message": "too long"}}, status=upstream, headers=headers)
 
@@ -46,6 +47,8 @@ async def test_a_refusal_keeps_its_meaning(
     assert seen in error.value.message
     assert error.value.response.headers.get("Retry-After") == headers.get("Retry-After")
     assert error.value.request_id
+    warned = [record for record in caplog.records if record.name == "function_app.chat_errors"]
+    assert len(warned) == (public != 400), "the operator is warned of what the caller alone can mend"
 
 
 async def test_the_stock_client_retries_a_429_after_the_time_it_is_told(world: World) -> None:
