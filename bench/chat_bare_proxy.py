@@ -1,5 +1,5 @@
-"""The least that a proxy in Python can be: uvicorn and aiohttp passing bytes. It checks nothing, and is no peer: what it
-adds to a direct call is what any hop through one more process costs on this machine.
+"""The least that a proxy in Python can be: uvicorn and aiohttp passing bytes. It checks nothing and is no peer: what
+it adds to a direct call is what any hop through one more process costs on this machine.
 
 Run as: python -m bench.chat_bare_proxy PORT UPSTREAM
 """
