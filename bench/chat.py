@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .chat_load import Order, Result, Target
-from .chat_targets import ROOT, Running, World, flow_serve, functions_host, litellm, world
+from .chat_targets import ROOT, Running, World, bare_proxy, flow_serve, functions_host, litellm, world
 from .load import percentile
 from .measure import Measure
 
@@ -29,7 +29,7 @@ MEMORY_FROM, MEMORY_TO = 2_000, 20_000  # requests
 OPEN, LONG_STREAM = 1_000, {"max_tokens": 20, "seed": 1_000}  # streams of 19 s: long enough to open all meanwhile
 IN_PROCESS_TARGET, HOST_TARGET, FIRST_TOKEN_TARGET = 1.0, 2.4, 2.0  # ms above direct
 MEMORY_TARGET = 10.0  # MB
-LITELLM, FLOW = "LiteLLM", "pf flow serve"
+LITELLM, FLOW, BARE = "LiteLLM", "pf flow serve", "bare proxy"
 RATE_TARGETS = {LITELLM: 3.0, FLOW: 2.0}
 Results = dict[str, list[Result]]  # by target
 
@@ -48,7 +48,8 @@ def run() -> list[Measure]:
                 LITELLM: stack.enter_context(litellm(stub)),
                 FLOW: stack.enter_context(flow_serve(stub)),
             }
-            return rows + _through_the_host(stub, everyone)
+            bare = stack.enter_context(bare_proxy(stub))
+            return rows + _through_the_host(stub, everyone, bare.target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -117,10 +118,11 @@ def _failed(name: str, failures: list[str]) -> Measure:
     return Measure(name, "requests", len(failures), target="0", met=not failures)
 
 
-def _through_the_host(stub: World, everyone: dict[str, Running]) -> list[Measure]:
+def _through_the_host(stub: World, everyone: dict[str, Running], bare: Target) -> list[Measure]:
     targets = {"direct": stub.direct, **{name: running.target for name, running in everyone.items()}}
-    one = _in_turn(targets, ONE_ROUNDS, lambda target: Order(target, 1, ONE))
-    streams = _in_turn(targets, STREAM_ROUNDS, lambda target: Order(target, 1, STREAMS, stream=STREAM))
+    alone = {**targets, BARE: bare}
+    one = _in_turn(alone, ONE_ROUNDS, lambda target: Order(target, 1, ONE))
+    streams = _in_turn(alone, STREAM_ROUNDS, lambda target: Order(target, 1, STREAMS, stream=STREAM))
     worked = _processor_seconds(everyone)
     many = _in_turn(targets, MANY_ROUNDS, lambda target: Order(target, MANY, seconds=MANY_SECONDS))
     processor = {
@@ -179,7 +181,7 @@ def _latency_rows(what: str, medians: dict[str, float], target: float) -> list[M
     aim = {"target": f"≤ {target:g} ms", "met": added["ours"] <= target}
     return [
         _against(f"through the host: {what}, p50", "ms", medians, "direct"),
-        *(_against(f"through the host: {what}, added", "ms", added, peer, **aim) for peer in RATE_TARGETS),
+        *(_against(f"through the host: {what}, added", "ms", added, peer, **aim) for peer in (*RATE_TARGETS, BARE)),
     ]
 
 

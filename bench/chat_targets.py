@@ -122,6 +122,16 @@ def functions_host(world: World) -> Iterator[Running]:
 
 
 @contextmanager
+def bare_proxy(world: World) -> Iterator[Running]:
+    """What only passes bytes: the floor of any hop."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.chat_bare_proxy", str(port), world.upstream]
+    target = Target("bare proxy", port, "/", {}, CHAT)
+    with _answering(command, world.environment, world.folder / "bare.log", target) as running:
+        yield running
+
+
+@contextmanager
 def litellm(world: World) -> Iterator[Running]:
     """LiteLLM's proxy as its documentation's page on production has it: a key, no debug logs; one worker, as ours."""
     config, port = world.folder / "litellm.yaml", free_port()
