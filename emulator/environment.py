@@ -79,8 +79,14 @@ def app_environment(home: Home, state: State) -> dict[str, str]:
         **{name: topic_endpoint(state, topic) for topic, name in home.project.topics.items()},
         **{f"{start}_AUDIENCE": uri for uri, start in home.project.app_registrations.items()},
         **{f"{start}_ISSUER": entra(home, state) for start in home.project.app_registrations.values()},
-        **{setting: hashed_api_key(state.api_keys[name]) for setting, name in home.project.api_keys.items()},
+        **{setting: _keys(home, state, setting) for setting in home.project.api_keys},
     }
+
+
+def _keys(home: Home, state: State, setting: str) -> str:
+    """The key that was made here, after those that the project's own app settings bring."""
+    made = hashed_api_key(state.api_keys[home.project.api_keys[setting]])
+    return ",".join(filter(None, [home.project.app_settings.get(setting), made]))
 
 
 def shell_environment(home: Home, state: State) -> dict[str, str]:

@@ -19,7 +19,7 @@ from .chat_log import ChatLog
 from .chat_page import read_page
 from .live import LiveModel, live_models
 from .model_choice import choose, deployments, pin_not_found, versions
-from .openai_api import model_object, to_json
+from .openai_api import model_object, to_json, unknown_url
 from .openapi import read_document
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -53,6 +53,15 @@ async def get_model(req: Request) -> Response:
 async def openapi_document(req: Request) -> Response:  # noqa: ARG001
     """Serve the API's description. Like the page it is public, and says nothing of what is live."""
     return Response(read_document(), media_type="application/json", headers={"Cache-Control": "no-cache"})
+
+
+@blueprint.function_name("unknown_call")
+@blueprint.route(
+    route="v1/{*path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], auth_level=func.AuthLevel.ANONYMOUS
+)
+async def unknown_call(req: Request) -> Response:
+    """Say what there is: by itself the host answers a wrong base URL, or embeddings, with an empty 404."""
+    return await _answer(req, _unknown_call)
 
 
 @blueprint.function_name("chat_page")
@@ -100,6 +109,10 @@ async def _get_model(req: Request, log: ChatLog, caller: Caller) -> Response:
         raise pin_not_found(choice.asked, choice.live)
     log.write(200)
     return _json(_describe(choice.live, choice.asked))
+
+
+async def _unknown_call(req: Request, log: ChatLog, caller: Caller) -> Response:  # noqa: ARG001
+    raise unknown_url(req.method, req.url.path)
 
 
 def _describe(live: LiveModel, name: str = "") -> dict[str, Any]:

@@ -13,14 +13,13 @@ from .chat_leaving import caller_left, unless_caller_leaves
 from .chat_log import ChatLog
 from .flow_runner import FlowError, FlowStream, flow_runner
 from .live import live_models
-from .model_choice import Choice, choose, pin_gone
+from .model_choice import Choice, choose, not_live, pin_gone
 from .openai_api import (
     DONE,
     MAX_BODY_BYTES,
     ApiError,
     ChatRequest,
     ChunkWriter,
-    model_not_found,
     read_chat_request,
     to_json,
 )
@@ -114,7 +113,7 @@ async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
-        raise model_not_found(choice.live.model, caller.visible(await live_models().all())) from error
+        raise await not_live(choice.live.model, caller) from error
     before, inputs = flow_inputs(request, choice), flow_inputs(request, Choice(now))
     if inputs == before:
         inputs = flow_inputs(request, Choice(now, now.deployment))

@@ -33,11 +33,13 @@ def as_api_error(exception: Exception, request_id: str) -> ApiError:
             log.error("chat request=%s setting=%r", request_id, str(exception))
             return ApiError(500, str(exception), type="server_error", code="misconfigured")
         case FlowError() as flow:
-            log.warning(
+            error = flow_failed(flow.kind, str(flow), flow.upstream_status, flow.retry_after, flow.param, flow.code)
+            log.log(
+                logging.INFO if error.status in (400, 413) else logging.WARNING,  # those are the caller's to mend
                 "chat request=%s flow=%s upstream_status=%s cause=%s",
                 request_id, flow.kind, flow.upstream_status, flow.cause,
             )  # fmt: skip
-            return flow_failed(flow.kind, str(flow), flow.upstream_status, flow.retry_after, flow.param, flow.code)
+            return error
         case _:
             # Only where it happened: the text of an unforeseen exception may quote the prompt.
             where = "".join(traceback.format_tb(exception.__traceback__))

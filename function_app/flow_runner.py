@@ -69,8 +69,10 @@ class FlowRunner:
         os.environ["PF_SKIP_SERIALIZATION_CHECK"] = "true"
         _without_the_development_kit()
         with _without_the_openai_package():
-            from promptflow.executor import FlowExecutor
+            from promptflow.executor import FlowExecutor, flow_executor
 
+            # It would wrap openai's calls, and warn six times that the stand-in has none.
+            _replace(flow_executor, "setup_exporter_from_environ", lambda: None)
             self._executor = FlowExecutor.create(
                 flow_file, connections={}, working_dir=flow_file.parent, storage=_no_storage()
             )

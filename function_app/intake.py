@@ -94,6 +94,7 @@ def take_in(run: Run, measured: Callable[[Recipe], float | None] | None = None) 
             measured=measured,
             live_base=lambda: _live_base(run.model),
         )
+        _check_watched(recipe, report)
         if not report.valid:
             _refuse(run, report)
         train.commit()
@@ -109,6 +110,17 @@ def take_in(run: Run, measured: Callable[[Recipe], float | None] | None = None) 
     run.numbers["dataset"] = msgspec.to_builtins(report.statistics)
     run.numbers["estimate"] = msgspec.to_builtins(report.estimate)
     run.fingerprint = sha256(msgspec.json.encode([same_training(recipe), f"{records:016x}"])).hexdigest()
+
+
+def _check_watched(recipe: Recipe, report: Report) -> None:
+    """Refuse before the training what would refuse every chat after it."""
+    if recipe.chat.max_severity is not None and not settings().content_safety_endpoint:
+        report.error(
+            "invalid_recipe",
+            "`chat.max_severity` has every message looked at by Azure AI Content Safety, and this app has none: it"
+            " would refuse every chat with the model.",
+            "Set the app setting CONTENT_SAFETY_ENDPOINT and drop the file again, or take `max_severity` out.",
+        )
 
 
 def input_url(run: Run, name: str) -> str:

@@ -44,7 +44,7 @@ async def choose(name: str, caller: Caller) -> Choice:
     caller.check_model(model)
     live = await live_models().find(model)
     if live is None:
-        raise await _not_live(name, caller)
+        raise await not_live(name, caller)
     if not at:
         return Choice(live, "", name)
     found = _pinned(live, pin)
@@ -69,11 +69,12 @@ def pin_not_found(name: str, live: LiveModel) -> ApiError:
 async def pin_gone(choice: Choice, caller: Caller) -> ApiError:
     """The answer when the endpoint knows nothing of the deployment that ``choice`` pins."""
     now = await live_models().find_again(choice.live.model)
-    return pin_not_found(choice.asked, now) if now else await _not_live(choice.asked, caller)
+    return pin_not_found(choice.asked, now) if now else await not_live(choice.asked, caller)
 
 
-async def _not_live(name: str, caller: Caller) -> ApiError:
-    return model_not_found(name, caller.visible(await live_models().all()))
+async def not_live(name: str, caller: Caller) -> ApiError:
+    """The answer to a name that no live model has."""
+    return model_not_found(name, caller.visible(await live_models().all()), limited=caller.models is not None)
 
 
 def versions(live: LiveModel) -> list[str]:

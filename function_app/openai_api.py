@@ -78,6 +78,8 @@ def _read_fields(fields: dict[str, Any]) -> ChatRequest:
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        raise ApiError(400, "The body is empty; it must be a JSON object.", code="invalid_json")
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
@@ -130,13 +132,26 @@ def _read_stream_options(options: Any, stream: bool) -> bool:
     return bool(options.get("include_usage"))
 
 
-def model_not_found(model: str, live: list[str]) -> ApiError:
-    """The answer to a name that no live model has."""
+def model_not_found(model: str, live: list[str], *, limited: bool = False) -> ApiError:
+    """The answer to a name that no live model has. ``live``: those that the caller sees; ``limited``: there may be
+    others."""
+    if not live and limited:
+        text = f"The model {model[:100]!r} is not live, nor is any other that this key may use."
+        return ApiError(404, text, param="model", code="model_not_found")
     if not live:
         text = "No model is live yet. Drop a JSONL file into the datasets container; a model is live minutes later."
         return ApiError(404, text, param="model", code="model_not_found")
     text = f"The model {model[:100]!r} is not live. Live models: {', '.join(live)}."
     return ApiError(404, text, param="model", code="model_not_found")
+
+
+def unknown_url(method: str, path: str) -> ApiError:
+    """The answer to a call that this API does not have."""
+    text = (
+        f"There is no {method} {path[:100]} here. There are POST /api/v1/chat/completions, GET /api/v1/models and GET"
+        " /api/v1/models/<model>; the base URL of a client ends in /api/v1."
+    )
+    return ApiError(404, text, code="unknown_url")
 
 
 def flow_failed(

@@ -20,6 +20,7 @@ KEYS = {
 EMPTY_KEYS = {"refusal", "annotations", "audio", "function_call", "reasoning"}  # in a sent-back answer of the client
 ALL_KEYS = {"role", "content", *EMPTY_KEYS}.union(*KEYS.values())
 PLAIN = {"role", "content"}
+TEXT = "must be a string or a list of text parts"
 
 
 class FieldError(ValueError):
@@ -29,7 +30,7 @@ class FieldError(ValueError):
 
     def __init__(self, param: str, text: str, code: str = "invalid_value") -> None:
         self.param, self.code = param[:200], code  # the names in it are the sender's
-        super().__init__(f"{self.param} {text}.")
+        super().__init__(f"{self.param} {text}{'' if text.endswith('?') else '.'}")
 
 
 def read_messages(messages: Any) -> list[dict[str, Any]]:
@@ -96,7 +97,7 @@ def _read_message(sent: Any, path: str, called: set[str]) -> dict[str, Any]:
         else:
             message[key] = value
     if "content" not in message and "tool_calls" not in message:
-        raise FieldError(f"{path}.content", "must be a string")
+        raise FieldError(f"{path}.content", TEXT)
     if role == "tool":
         if "tool_call_id" not in message:
             raise FieldError(f"{path}.tool_call_id", "must be the id of the call that this message answers")
@@ -109,7 +110,7 @@ def _read_content(content: Any, path: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
-        raise FieldError(path, "must be a string or a list of text parts")
+        raise FieldError(path, TEXT)
     for index, part in enumerate(content):
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise FieldError(f"{path}[{index}]", 'must be an object such as {"type": "text", "text": "Hi"}')

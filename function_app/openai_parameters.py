@@ -4,6 +4,7 @@ Of OpenAI's reference none is missing, so that nothing a client sends is dropped
 in docs/chat.md, the same bounds for programs in static/openapi.yaml; tests hold the three together.
 """
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -130,12 +131,12 @@ def _label(name: str, value: Any) -> None:
         raise FieldError(name, f"must be a string of at most {MAX_LABEL} characters")
 
 
-def _one_of(*allowed: Any) -> Callable[[str, Any], None]:
-    words = " or ".join(str(value).lower() if isinstance(value, bool) else repr(value) for value in allowed)
+def _only(reason: str, *allowed: Any) -> Callable[[str, Any], None]:
+    words = " or ".join(json.dumps(value) for value in allowed)
 
     def check(name: str, value: Any) -> None:
         if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
-            raise FieldError(name, f"must be {words}: nothing else is done here")
+            raise FieldError(name, f"must be {words}: {reason}")
 
     return check
 
@@ -245,12 +246,12 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
 }
 # Labels for OpenAI's own service, and values that ask for nothing: checked, and not sent on.
 NO_EFFECT: dict[str, Callable[[str, Any], None]] = {
-    "modalities": _one_of(["text"]),
-    "n": _one_of(1),
+    "modalities": _only("these models answer in text alone", ["text"]),
+    "n": _only("one request gives one answer", 1),
     "prompt_cache_key": _label,
     "safety_identifier": _label,
-    "service_tier": _one_of("auto", "default"),
-    "store": _one_of(False),
+    "service_tier": _only("there is one tier here", "auto", "default"),
+    "store": _only("nothing is kept here", False),
 }
 READ_ELSEWHERE = {"messages", "model", "stream", "stream_options"}  # by read_chat_request
 KNOWN = {*CHECKS, *NO_EFFECT, *READ_ELSEWHERE}

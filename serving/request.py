@@ -83,7 +83,7 @@ def parse_request(body: bytes, engine: "Engine", model_name: str) -> ChatRequest
     prompt = engine.prompt_ids(_messages(fields.get("messages")))
     room = engine.context_length - len(prompt)
     if room < 1:
-        text = f"this model reads at most {engine.context_length} tokens, the messages have {len(prompt)}"
+        text = f"This model reads at most {engine.context_length:,} tokens, and the messages have {len(prompt):,}."
         raise RequestError(text, "messages", "context_length_exceeded")
     limit = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
     options = fields.get("stream_options", {})

@@ -3,11 +3,14 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from emulator.config import PARTS, ConfigError, Home, load_project
+from emulator.environment import app_environment
+from function_app.chat_keys import read_keys
 
 PROJECT = load_project(Path(__file__).resolve().parents[2] / "emulator.yaml")
 
@@ -55,3 +58,11 @@ def test_a_file_of_another_shape_is_refused_with_its_name(tmp_path: Path, text: 
     path.write_text(text)
     with pytest.raises(ConfigError, match=str(path)):
         load_project(path)
+
+
+def test_the_keys_of_the_projects_own_settings_stand_beside_the_one_that_is_made(tmp_path: Path) -> None:
+    own = f"shop:{'0' * 16}:{'0' * 64}:models=support:concurrency=8"
+    home = Home(replace(PROJECT, app_settings={"CHAT_API_KEYS": own}), tmp_path)
+    environment = app_environment(home, home.prepare())
+    assert [key.name for key in read_keys(environment["CHAT_API_KEYS"])] == ["shop", "local"]
+    assert [key.name for key in read_keys(environment["OPERATOR_API_KEYS"])] == ["local"]

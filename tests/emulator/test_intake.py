@@ -13,6 +13,7 @@ from function_app import intake
 from function_app.blob_ranges import Replaced
 from function_app.errors import TransientError
 from function_app.runs import DatasetVersion, Run, new_run
+from function_app.settings import settings
 from tests.local_azure import LocalAzure, forget_clients
 
 CONTAINER = "quiet-datasets"
@@ -105,6 +106,22 @@ def test_live_needs_a_model_that_serves_and_is_reckoned_with_its_base(azure: Loc
         azure.storage.get_blob_client("runs", "live/onward.json").delete_blob()
     assert run.recipe["base_model"] == "live"
     assert "has in fp16" in run.numbers["estimate"]["basis"]
+
+
+def test_messages_that_nobody_can_look_at_are_no_use_to_train_for(
+    azure: LocalAzure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(azure, "watched/recipe.yaml", b"chat: {max_severity: 2}\n")
+    with pytest.raises(intake.DatasetError, match=r"would refuse every chat"):
+        intake.take_in(put(azure, "watched/a.jsonl", lines(20)))
+    monkeypatch.setenv("CONTENT_SAFETY_ENDPOINT", "https://eyes.cognitiveservices.azure.com")
+    settings.cache_clear()
+    try:
+        run = put(azure, "watched/b.jsonl", lines(20))
+        intake.take_in(run)
+    finally:
+        settings.cache_clear()
+    assert run.recipe["chat"]["max_severity"] == 2
 
 
 def test_an_empty_recipe_is_as_if_there_were_none(azure: LocalAzure) -> None:

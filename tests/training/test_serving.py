@@ -156,7 +156,7 @@ def test_greedy_and_sampled_requests_do_not_disturb_each_other(server: Server) -
         ({"messages": [SYSTEM], "top_p": True}, "top_p", "must be a number from 0 to 1"),
         ({"messages": [SYSTEM], "max_tokens": 0}, "max_tokens", "must be a whole number of at least 1"),
         ({"messages": [SYSTEM], "n": 2}, "n", "not supported"),
-        ({"messages": [{"role": "user", "content": "far too long " * 4000}]}, "messages", "at most 4096 tokens"),
+        ({"messages": [{"role": "user", "content": "far too long " * 4000}]}, "messages", "at most 4,096 tokens"),
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(server: Server, body: Any, param: str, message: str) -> None:

@@ -173,7 +173,8 @@ def application(blueprint: func.Blueprint) -> Starlette:
     for function in app.get_functions():
         trigger = function.get_trigger().get_dict_repr()
         methods = [str(getattr(method, "value", method)) for method in trigger["methods"]]
-        routes.append(Route(f"/api/{trigger['route']}", function.get_user_function(), methods=methods))
+        path = trigger["route"].replace("{*path}", "{path:path}")
+        routes.append(Route(f"/api/{path}", function.get_user_function(), methods=methods))
     return Starlette(routes=routes)
 
 

@@ -33,8 +33,9 @@ HELLO = [{"role": "user", "content": "a secret prompt"}]
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refusal_keeps_its_meaning(
-    world: World, upstream: int, headers: dict[str, str], seen: str, expected: type[openai.APIStatusError], stream: bool
-) -> None:
+    world: World, caplog: pytest.LogCaptureFixture, upstream: int, headers: dict[str, str], seen: str,
+    expected: type[openai.APIStatusError], stream: bool,
+) -> None:  # fmt: skip
     async def refuse(request: web.Request) -> web.Response:
         return web.json_response({"error": {"message": "too long"}}, status=upstream, headers=headers)
 
@@ -46,6 +47,8 @@ async def test_a_refusal_keeps_its_meaning(
     assert seen in error.value.message
     assert error.value.response.headers.get("Retry-After") == headers.get("Retry-After")
     assert error.value.request_id
+    warned = [record for record in caplog.records if record.name == "function_app.chat_errors"]
+    assert len(warned) == (public != 400), "the operator is warned of what the caller alone can mend"
 
 
 async def test_the_stock_client_retries_a_429_after_the_time_it_is_told(world: World) -> None:
@@ -121,6 +124,22 @@ async def test_a_failure_in_the_middle_ends_the_stream_with_an_error(world: Worl
 async def test_an_unknown_model_is_a_404_that_names_the_live_ones(world: World) -> None:
     with pytest.raises(openai.NotFoundError, match="Live models: support"):
         await world.client().chat.completions.create(model="suport", messages=HELLO)
+
+
+async def test_a_call_that_is_not_there_is_told_what_is(world: World) -> None:
+    client = world.client()
+    there = r"There is no {} here\. There are POST /api/v1/chat/completions, GET /api/v1/models"
+    with pytest.raises(openai.NotFoundError, match=there.format("POST /api/v1/responses")) as error:
+        await client.responses.create(model="support", input="Hello")
+    assert error.value.code == "unknown_url"
+    assert error.value.request_id
+    with pytest.raises(openai.NotFoundError, match=there.format("GET /api/v1/chat/completions")):
+        await client.get("/chat/completions", cast_to=object)
+    with pytest.raises(openai.NotFoundError, match=there.format("POST /api/v1/models/support")):
+        await client.post("/models/support", cast_to=object)
+    world.key = "wrong"
+    with pytest.raises(openai.AuthenticationError):
+        await world.client().embeddings.create(model="support", input="Hello")
 
 
 async def test_without_live_models_the_error_says_what_to_do(world: World) -> None:

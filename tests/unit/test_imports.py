@@ -40,6 +40,7 @@ def loaded() -> list[set[str]]:
     """The modules after the import of the app, and after its flow is ready for the first chat."""
     ran = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+    assert not ran.stderr  # a first chat has nothing to warn of
     return [set(line.split()) for line in ran.stdout.splitlines()]
 
 

@@ -76,6 +76,14 @@ async def test_what_is_not_there_is_a_404_that_lists_what_is(container: StubCont
     assert there in str(error.value)
 
 
+async def test_a_key_whose_models_are_not_live_is_not_told_that_none_is(container: StubContainer) -> None:
+    with pytest.raises(ApiError, match="'sales' is not live, nor is any other that this key may use"):
+        await choose("sales", Caller("shop", models=frozenset({"sales"})))
+    container.records.clear()
+    with pytest.raises(ApiError, match="No model is live yet"):
+        await choose("sales", ANYBODY)
+
+
 async def test_a_model_that_is_not_the_callers_is_neither_given_nor_described(container: StubContainer) -> None:
     stranger = Caller("stranger", models=frozenset({"sales"}))
     for asked in ("support", "support@2026", "support@2024"):

@@ -81,6 +81,30 @@ def test_any_bytes_are_an_error(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b" ", "The body is empty; it must be a JSON object."),
+        (b"[]", 'The body must be a JSON object such as {"model": …, "messages": […]}.'),
+        (
+            b'{"model": "m", "temprature": 0}',
+            "temprature is not a field that this API knows; did you mean 'temperature'?",
+        ),
+        (b'{"model": "m", "n": 2}', "n must be 1: one request gives one answer."),
+        (b'{"model": "m", "store": true}', "store must be false: nothing is kept here."),
+        (b'{"model": "m", "modalities": ["audio"]}', 'modalities must be ["text"]: these models answer in text alone.'),
+        (
+            b'{"model": "m", "messages": [{"role": "user"}]}',
+            "messages[0].content must be a string or a list of text parts.",
+        ),
+    ],
+)
+def test_a_refusal_is_a_sentence_that_says_what_to_send(body: bytes, message: str) -> None:
+    with pytest.raises(ApiError) as error:
+        read_chat_request(body)
+    assert error.value.body["error"]["message"] == message
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",
