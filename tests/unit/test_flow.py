@@ -135,7 +135,7 @@ def test_one_runner_serves_several_event_loops(certificate: tuple[Path, Path], m
             return str(answer["choices"][0]["message"]["content"])
 
     assert [asyncio.run(ask()) for _ in range(3)] == ["Hello there!"] * 3
-    assert sys.modules["endpoint"]._clients == {}, "a client outlived its loop"
+    assert sys.modules["endpoint"]._clients._clients == {}, "a client outlived its loop"
 
 
 def test_the_flow_needs_no_more_than_it_says() -> None:
