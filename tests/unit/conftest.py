@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chat_support import World, chat_world, make_certificate
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from entra_support import StubEntra
+
+
+# Hypothesis fails what takes it more than 0.2 s, which on a busy machine anything may.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from entra_support import CLIENT, KEYS, OTHER, PERSON, TENANT, StubEntra, published, sign
+from entra_support import CLIENT, KEYS, OTHER, PERSON, TENANT, StubEntra, published, serve, sign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -179,6 +180,34 @@ async def test_what_the_issuer_must_not_say_leaves_the_door_closed(
     monkeypatch.setattr(entra_signing_keys, "FAILED_SECONDS", 0)
     vars(entra).update(good)
     assert (await tokens.check(entra.token()))[0] == CLIENT
+
+
+async def test_keys_are_not_read_where_anybody_on_the_way_could_exchange_them(entra: StubEntra) -> None:
+    async with serve(entra, None) as port:
+        entra.changed = {"jwks_uri": f"http://localhost:{port}/keys"}
+        with pytest.raises(IssuerUnavailable):
+            await entra.tokens().check(entra.token())
+
+
+async def test_old_keys_are_renewed_once_a_day_and_a_silent_issuer_is_asked_once_a_minute(
+    entra: StubEntra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, now = entra.tokens(), time.monotonic()
+    entra_time = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(entra_signing_keys, "time", entra_time)
+
+    async def asked_after(seconds: float) -> int:
+        entra_time.monotonic = lambda: now + seconds
+        await tokens.check(entra.token())
+        if reading := tokens._keys._reading:
+            await reading
+        return entra.asked
+
+    assert [await asked_after(seconds) for seconds in (0, 23 * 3600)] == [1, 1]
+    entra.status = 500
+    assert [await asked_after(25 * 3600 + seconds) for seconds in (0, 1, 59, 61)] == [2, 2, 2, 3]
+    entra.status = 200
+    assert [await asked_after(26 * 3600 + seconds) for seconds in (0, 100)] == [4, 4]
 
 
 async def test_keys_that_name_no_tenant_or_this_one_sign(entra: StubEntra) -> None:

@@ -29,14 +29,20 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(json_keys, inner, max_size=4),
     max_leaves=12,
 )
-near_misses = st.fixed_dictionaries(
-    {"model": st.just("m") | json_values, "messages": st.lists(
-        st.fixed_dictionaries(
-            {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | json_values},
-            optional={"content": json_values, "name": json_values, "tool_calls": json_values, "refusal": st.none()},
-        ), max_size=3) | json_values},
-    optional=dict.fromkeys(sorted({*KNOWN, *REFUSED} - {"model", "messages"}), json_values),
-)  # fmt: skip
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | json_values},
+        optional={"content": json_values, "name": json_values, "tool_calls": json_values, "refusal": st.none()},
+    ),
+    max_size=3,
+)
+# Few fields at a time: the first that is wrong is all that is looked at.
+near_misses = st.builds(
+    dict,
+    st.dictionaries(st.sampled_from(sorted({*KNOWN, *REFUSED})), json_values, max_size=3),
+    model=st.just("m") | json_values,
+    messages=st.just([MESSAGE]) | messages | json_values,
+)
 
 
 def read(**fields: Any) -> ChatRequest:
