@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 import pytest
+from chat_support import until
 from cryptography.hazmat.primitives import serialization
 from entra_support import CLIENT, KEYS, OTHER, PERSON, TENANT, StubEntra, published, serve, sign
 from hypothesis import given, settings
@@ -262,11 +263,3 @@ def test_half_a_configuration_stops_the_start_with_one_sentence(setting: dict[st
     read_settings(needed | {"CHAT_ENTRA_AUDIENCE": "a", "CHAT_ENTRA_ISSUER": ADDRESS})
     with pytest.raises(SettingsError, match=said):
         read_settings(needed | {f"CHAT_ENTRA_{name}": value for name, value in setting.items()})
-
-
-async def until(check: Any) -> None:
-    for _ in range(500):
-        if check():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never happened")

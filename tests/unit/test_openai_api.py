@@ -320,7 +320,7 @@ def test_only_what_the_caller_can_wait_out_has_a_retry_after() -> None:
 
 def test_a_role_comes_first_and_usage_only_if_asked_for() -> None:
     chunks: list[dict[str, Any]] = [
-        {"choices": [{"index": 0, "delta": {"content": "é\ud800"}}], "usage": None},
+        {"choices": [{"index": 0, "delta": {"content": "é\ud800"}}], "usage": {"completion_tokens": 0}},
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
         {"choices": [], "usage": {"completion_tokens": 1}},
     ]
@@ -328,6 +328,8 @@ def test_a_role_comes_first_and_usage_only_if_asked_for() -> None:
     quiet_events = [quiet.chunk(json.loads(json.dumps(chunk))) for chunk in chunks]
     asked_events = [asked.chunk(chunk) for chunk in chunks]
     assert json.loads(quiet_events[0][6:])["choices"][0]["delta"] == {"content": "é\ud800", "role": "assistant"}
+    assert "usage" not in json.loads(quiet_events[0][6:])
+    assert json.loads(asked_events[0][6:])["usage"] == {"completion_tokens": 0}
     assert quiet_events[2] == b""
     assert json.loads(asked_events[2][6:])["usage"] == {"completion_tokens": 1}
     assert quiet.usage == asked.usage == {"completion_tokens": 1}
