@@ -74,6 +74,26 @@ async def test_an_identity_that_fails_is_not_asked_by_every_request(
     assert asked == 1
 
 
+async def test_a_token_that_cannot_be_renewed_is_used_as_long_as_it_is_valid(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.identity.valid_seconds = 200
+    await ask(world)
+
+    async def get_token(self: object, *scopes: str) -> AccessToken:
+        raise ClientAuthenticationError("not now")
+
+    monkeypatch.setattr(DefaultAzureCredential, "get_token", get_token)
+    import endpoint
+
+    monkeypatch.setattr(endpoint, "TOKEN_LAST_SECONDS", 250)  # from now on a request waits for the next
+    assert await ask(world) == "Hello there!"
+    client = await endpoint.endpoint_client()
+    client._token = AccessToken("expired", int(time.time()) - 1)
+    with pytest.raises(openai.InternalServerError, match="No Azure identity can be used"):
+        await ask(world)
+
+
 async def test_a_request_that_the_server_dies_of_is_not_sent_a_third_time(world: World) -> None:
     await ask(world)
     before = len(world.endpoint.bodies)
@@ -122,6 +142,12 @@ async def test_an_answer_that_takes_its_time_is_waited_for(world: World) -> None
 
     world.endpoint.handler = slowly
     assert await ask(world) == "Hello there!"
+
+
+async def test_a_long_event_is_read_whole(world: World) -> None:
+    world.endpoint.words = ["x" * 500_000]
+    stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
+    assert len("".join([chunk.choices[0].delta.content or "" async for chunk in stream])) == 500_000
 
 
 async def test_a_caller_who_reads_slowly_makes_the_endpoint_wait(world: World) -> None:

@@ -13,6 +13,7 @@ from function_app.openai_api import (
     ChatRequest,
     ChunkWriter,
     flow_failed,
+    model_not_found,
     read_chat_request,
     to_json,
 )
@@ -142,6 +143,7 @@ def test_a_body_over_the_limit_is_refused() -> None:
         ({"logprobs": False, "top_logprobs": 2}, "top_logprobs"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"logit_bias": {"word": 1}}, "logit_bias.word"),
+        ({"logit_bias": {"5": True}}, "logit_bias.5"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"metadata": {str(number): "x" for number in range(17)}}, "metadata"),
         ({"user": "x" * 129}, "user"),
@@ -316,6 +318,10 @@ def test_what_went_wrong_decides_the_status(kind: str, upstream: int | None, sta
 def test_only_what_the_caller_can_wait_out_has_a_retry_after() -> None:
     assert flow_failed("refused", "busy", 429, "9").headers == {"Retry-After": "9"}
     assert flow_failed("refused", "no", 400, "9").headers == {}
+
+
+def test_an_error_repeats_no_more_of_a_name_than_a_line() -> None:
+    assert len(str(model_not_found("x" * 5000, ["support"]))) < 200
 
 
 def test_a_role_comes_first_and_usage_only_if_asked_for() -> None:
