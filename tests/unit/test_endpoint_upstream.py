@@ -145,9 +145,9 @@ async def test_an_answer_that_takes_its_time_is_waited_for(world: World) -> None
 
 
 async def test_a_long_event_is_read_whole(world: World) -> None:
-    world.endpoint.words = ["x" * 500_000]
+    world.endpoint.words = ["x" * 1_500_000]
     stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
-    assert len("".join([chunk.choices[0].delta.content or "" async for chunk in stream])) == 500_000
+    assert len("".join([chunk.choices[0].delta.content or "" async for chunk in stream])) == 1_500_000
 
 
 async def test_a_caller_who_reads_slowly_makes_the_endpoint_wait(world: World) -> None:
