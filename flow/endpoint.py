@@ -16,6 +16,7 @@ from azure.identity.aio import DefaultAzureCredential
 from endpoint_answers import read_error, read_events, read_json
 from endpoint_errors import EndpointAnswerInvalid, EndpointSignInFailed, EndpointTimeout, EndpointUnreachable
 from endpoint_keys import EndpointKeys
+from per_loop import PerLoop
 from place import Place
 
 TOKEN_SCOPE = "https://ml.azure.com/.default"  # noqa: S105
@@ -199,25 +200,9 @@ def _connection_errors() -> Iterator[None]:
         raise EndpointUnreachable(f"The model's endpoint cannot be reached ({type(error).__name__}).") from error
 
 
-_clients: dict[asyncio.AbstractEventLoop, EndpointClient] = {}
-_closers: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+_clients = PerLoop(EndpointClient)
 
 
 async def endpoint_client() -> EndpointClient:
     """The client of the running event loop, made on first use and closed with the loop."""
-    loop = asyncio.get_running_loop()
-    client = _clients.get(loop)
-    if client is None:
-        client = _clients[loop] = EndpointClient()
-        # asyncio.run closes the async generators that were started on its loop: the one hook that a loop offers.
-        _closers[loop] = _close_with_loop(loop, client)
-        await anext(_closers[loop])
-    return client
-
-
-async def _close_with_loop(loop: asyncio.AbstractEventLoop, client: EndpointClient) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        del _clients[loop], _closers[loop]
-        await client.close()
+    return await _clients.get()

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 from azure.ai.ml import MLClient
+from hypothesis import HealthCheck, settings
 from job_helpers import client
 
 from tests import instant
 from tests.emulator.conformance import Oracle, watch
 from tests.local_azure import ROOT, LocalAzure, elsewhere, local_azure
+
+# Hypothesis fails what takes it more than 0.2 s, which on a busy machine anything may.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 # Modules that neither run a job nor look at one: MLflow's server, a third of what a start costs, is played.
 WITHOUT_MLFLOW = {

@@ -24,6 +24,8 @@ from operations_support import application
 from starlette.applications import Starlette
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Configure = Callable[..., None]  # changes app settings
+Allow = Callable[..., None]  # gives the world's client a key with limits
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -236,6 +238,15 @@ async def serve_functions() -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await task
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait until ``condition`` holds, for ten seconds at most."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never happened")
 
 
 @dataclass

@@ -47,11 +47,15 @@ class StubEntra:
         document = {"issuer": self.issuer(2 if "v2.0" in request.path else 1), "jwks_uri": f"{self.url}/keys"}
         return self._answer(document | self.changed)
 
+    async def moved(self, _: web.Request) -> web.Response:
+        """Where a redirect of either leads: all that is asked for, so that to follow it would be to believe it."""
+        return web.json_response({"issuer": self.issuer(2), "jwks_uri": f"{self.url}/moved", "keys": self.keys})
+
     async def tell_keys(self, _: web.Request) -> web.Response:
         return self._answer({"keys": self.keys})
 
     def _answer(self, value: Any) -> web.Response:
-        headers = {"Location": f"{self.url}/keys"} if self.status == 302 else {}
+        headers = {"Location": f"{self.url}/moved"} if self.status == 302 else {}
         if self.body is not None:
             return web.Response(text=self.body)
         return web.json_response(value, status=self.status, headers=headers)
@@ -80,15 +84,23 @@ async def serve_entra(certificate: Path, key: Path) -> AsyncIterator[StubEntra]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     stub = StubEntra("")
+    async with serve(stub, context) as port:
+        stub.url = f"https://localhost:{port}"
+        yield stub
+
+
+@asynccontextmanager
+async def serve(stub: StubEntra, context: ssl.SSLContext | None) -> AsyncIterator[int]:
+    """Answer for ``stub`` at the port that is yielded; without ``context``, in the clear."""
     app = web.Application()
     for folder in (TENANT, f"{TENANT}/v2.0"):
         app.router.add_get(f"/{folder}/.well-known/openid-configuration", stub.discover)
     app.router.add_get("/keys", stub.tell_keys)
+    app.router.add_get("/moved", stub.moved)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    stub.url = f"https://localhost:{runner.addresses[0][1]}"
     try:
-        yield stub
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

@@ -1,57 +1,20 @@
-"""What a caller may do: its own models and no sign of others, so many answers at a time, and no place is ever lost."""
+"""Who is let in, by key or token, and what they may do: their own models, and no sign of others."""
 
-import asyncio
-import json
-import random
 import time
-from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
-import aiohttp
 import openai
 import pytest
 from aiohttp import web
-from azurefunctions.extensions.http.fastapi import Request
-from chat_support import World, event
+from chat_support import Allow, Configure, World
 from entra_support import CLIENT, StubEntra
 
-from function_app import callers, chat
-from function_app.api_keys import new_key
+from function_app import callers
 from function_app.callers import Caller, identify
-from function_app.chat_answer import answer_chat
 from function_app.chat_keys import KeyRefused
 from function_app.openai_api import ApiError
-from function_app.settings import settings
 
 HELLO = [{"role": "user", "content": "a secret prompt"}]
-
-
-Configure = Callable[..., None]
-Allow = Callable[..., None]
-
-
-@pytest.fixture
-def configure(world: World) -> Iterator[Configure]:
-    """Changes app settings, until the world ends."""
-    with pytest.MonkeyPatch.context() as environment:
-
-        def change(**values: str) -> None:
-            for name, value in values.items():
-                environment.setenv(name, value)
-            settings.cache_clear()
-
-        yield change
-
-
-@pytest.fixture
-def allow(world: World, configure: Configure) -> Allow:
-    """Gives the world's client a key with limits; the key that it had still opens."""
-
-    def limited(models: str | None = None, concurrency: int | None = None) -> None:
-        world.key, entry = new_key("limited", models, concurrency)
-        configure(CHAT_API_KEYS=f"{settings().chat_api_keys},{entry}")
-
-    return limited
 
 
 async def ask(world: World, model: str = "support", stream: bool = False) -> object:
@@ -95,115 +58,19 @@ def test_a_pin_belongs_to_its_model() -> None:
             caller.check_model(name)
 
 
-async def test_one_answer_too_many_is_told_to_come_back_and_may_once_another_has_ended(
-    world: World, allow: Allow
-) -> None:
-    others = world.key
-    allow(concurrency=2)
-    release = asyncio.Event()
+async def test_a_model_that_is_retired_under_way_betrays_no_other(world: World, allow: Allow) -> None:
+    world.container.put_live("secret", world.endpoint.uri)
+    world.container.put_live("sales", world.endpoint.uri)
+    allow(models="support,sales")
 
-    async def held(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(event([{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]))
-        await release.wait()
-        await response.write(b"data: [DONE]\n\n")
-        return response
+    async def retire(_: web.Request) -> web.StreamResponse:
+        world.container.records.pop("live/support.json", None)
+        return web.json_response({"error": {"message": "gone"}}, status=404)
 
-    world.endpoint.handler = held
-    first, second = [await ask(world, stream=True) for _ in range(2)]
-    for stream in (True, False):
-        with pytest.raises(openai.RateLimitError, match=r"2 answers under way, and may have 2 at a time") as refused:
-            await ask(world, stream=stream)
-    assert refused.value.code == "rate_limit_exceeded"
-    assert refused.value.response.headers["Retry-After"] == "1"
-    world.key, limited = others, world.key
-    await (await ask(world, stream=True)).close()  # type: ignore[attr-defined] # another's answers do not count
-    world.key = limited
-    await second.close()  # type: ignore[attr-defined]
-    await until_answering(limited, 1)
-    second = await ask(world, stream=True)
-    release.set()
-    for stream in (first, second):
-        async for _ in stream:  # type: ignore[attr-defined]
-            pass
-    await until_answering(limited, 0)
-    world.endpoint.handler = None
-    for _ in range(3):
+    world.endpoint.handler = retire
+    with pytest.raises(openai.NotFoundError, match=r"'support' is not live\. Live models: sales\.") as gone:
         await ask(world)
-    assert (await identify(f"Bearer {limited}")).answering == 0
-
-
-async def test_a_request_that_never_comes_to_an_answer_takes_no_place(world: World, allow: Allow) -> None:
-    allow(concurrency=1)
-    for model, messages in (("support", []), ("missing", HELLO)):
-        with pytest.raises(openai.APIStatusError):
-            await world.client().chat.completions.create(model=model, messages=messages)  # type: ignore[arg-type]
-    world.endpoint.handler = broken
-    for stream in (True, False):
-        with pytest.raises(openai.InternalServerError):
-            await ask(world, stream=stream)
-    world.endpoint.handler = None
-    await ask(world)
-
-
-async def broken(_: web.Request) -> web.StreamResponse:
-    return web.Response(status=500)
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_no_place_is_lost_however_the_callers_leave(world: World, allow: Allow, seed: int) -> None:
-    allow(concurrency=8)
-    world.endpoint.pause = 0.004
-    chance = random.Random(seed)  # noqa: S311
-    statuses: list[int] = []
-
-    async def call(session: aiohttp.ClientSession) -> None:
-        body = {"model": "support", "messages": HELLO, "stream": chance.random() < 0.7}
-        headers = {"Authorization": f"Bearer {world.key}"}
-        async with session.post(f"{world.url}/v1/chat/completions", json=body, headers=headers) as response:
-            statuses.append(response.status)
-            if chance.random() < 0.3:
-                return  # with the answer half read
-            await response.read()
-
-    async with aiohttp.ClientSession() as session:
-        for _ in range(6):
-            calls = [asyncio.create_task(call(session)) for _ in range(16)]
-            for each in calls:
-                if chance.random() < 0.5:
-                    asyncio.get_running_loop().call_later(chance.random() * 0.04, each.cancel)
-            await asyncio.gather(*calls, return_exceptions=True)
-    assert {200, 429} <= set(statuses)
-    await until_answering(world.key, 0)
-    for _ in range(8):
-        await ask(world)
-
-
-async def test_an_answer_that_nobody_takes_gives_its_place_back(world: World, allow: Allow) -> None:
-    allow(concurrency=1)
-    body = json.dumps({"model": "support", "messages": HELLO, "stream": True}).encode()
-
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    headers = [(b"authorization", f"Bearer {world.key}".encode())]
-    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
-    response = await chat._answer(Request(scope, receive), answer_chat)
-    assert response.status_code == 200
-    await until_answering(world.key, 1)
-    del response  # as when the host finds that the client has gone before the first byte
-    await until_answering(world.key, 0)
-
-
-def test_a_place_is_given_back_once() -> None:
-    caller = Caller("alice", concurrency=2)
-    first, second = caller.take_place(), caller.take_place()
-    for _ in range(3):
-        first.leave()
-    assert caller.answering == 1
-    second.leave()
-    assert caller.answering == 0
+    assert gone.value.code == "model_not_found"
 
 
 async def test_a_token_opens_the_chat_beside_the_keys(
@@ -296,12 +163,3 @@ async def test_only_so_many_are_remembered(
     assert callers_by_turn[0] is callers_by_turn[2]
     assert callers_by_turn[1] is callers_by_turn[4]
     assert callers_by_turn[0] is not callers_by_turn[5], "the third has taken the place of the first"
-
-
-async def until_answering(key: str, expected: int) -> None:
-    """Wait until so many answers of the key are under way."""
-    for _ in range(500):
-        if (await identify(f"Bearer {key}")).answering == expected:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"{(await identify(f'Bearer {key}')).answering} answers are still under way")

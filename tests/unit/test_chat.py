@@ -3,20 +3,15 @@
 import asyncio
 import logging
 import re
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import aiohttp
 import openai
 import pytest
 from aiohttp import web
-from chat_support import StubContainer, World
+from chat_support import StubContainer, World, event, until
 
 from function_app import azure_clients, live
 
-ROOT = Path(__file__).resolve().parents[2]
 HELLO = [{"role": "user", "content": "a secret prompt"}]
 
 
@@ -67,7 +62,7 @@ async def test_a_stream_without_usage_asked_for_has_none_but_the_log_has(
     with caplog.at_level(logging.INFO, "function_app"):
         stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
         chunks = [chunk async for chunk in stream]
-        await asyncio.sleep(0.05)
+        await until(lambda: "stream=true" in caplog.text)
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
     line = next(record.message for record in caplog.records if record.message.startswith("chat "))
     assert re.search(
@@ -95,12 +90,21 @@ async def test_nothing_that_is_said_or_secret_is_logged(
 
 
 async def test_the_first_word_arrives_before_the_last_is_made(world: World) -> None:
-    world.endpoint.pause = 0.3
-    started = time.perf_counter()
-    stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
-    await anext(aiter(stream))
-    assert time.perf_counter() - started < 0.6
-    await stream.close()
+    read = asyncio.Event()
+
+    async def wait_for_the_reader(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(event([{"index": 0, "delta": {"content": "Hello"}, "finish_reason": None}]))
+        await read.wait()
+        await response.write(event([{"index": 0, "delta": {}, "finish_reason": "stop"}]) + b"data: [DONE]\n\n")
+        return response
+
+    world.endpoint.handler = wait_for_the_reader
+    stream = aiter(await world.client().chat.completions.create(model="support", messages=HELLO, stream=True))
+    assert (await asyncio.wait_for(anext(stream), 30)).choices[0].delta.content == "Hello"
+    read.set()
+    assert [chunk.choices[0].finish_reason async for chunk in stream] == ["stop"]
 
 
 async def test_a_client_that_leaves_closes_the_stream_to_the_endpoint(
@@ -111,8 +115,8 @@ async def test_a_client_that_leaves_closes_the_stream_to_the_endpoint(
         stream = await world.client().chat.completions.create(model="support", messages=HELLO, stream=True)
         await anext(aiter(stream))
         await stream.close()
-        await asyncio.wait_for(world.endpoint.broken_off.wait(), 2)
-    assert any("status=499 code=client_closed" in record.message for record in caplog.records)
+        await asyncio.wait_for(world.endpoint.broken_off.wait(), 10)
+        await until(lambda: "status=499 code=client_closed" in caplog.text)
 
 
 async def test_models_are_listed_and_described(world: World) -> None:
@@ -155,15 +159,6 @@ async def test_sixty_four_at_once_are_all_answered(world: World) -> None:
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     assert await asyncio.gather(*map(one, range(64))) == ["Hello there!"] * 64
-
-
-def test_importing_the_functions_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; import function_app.chat; "
-        "print([name for name in ('promptflow', 'azure.ai.ml', 'torch', 'openai') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_live_models_of_a_closed_loop_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,15 +232,15 @@ async def test_an_answer_that_is_no_scoring_payload_is_a_502(world: World, answe
     assert failed.value.status_code == 502
 
 
-async def refused_by_traffic(request: web.Request) -> web.Response:
-    """By the traffic it leads to a challenger that is out of order; the deployment of the live record is well."""
-    if request.headers.get("azureml-model-deployment") == "r-0123456789ab":
-        message = {"role": "assistant", "content": "well"}
-        return web.json_response({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
-    return web.json_response({"error": {"message": "starting"}}, status=503)
+@pytest.mark.parametrize("status", [404, 424, 500, 503])
+async def test_a_challenger_that_fails_is_not_seen_by_those_who_chat(world: World, status: int) -> None:
+    async def refused_by_traffic(request: web.Request) -> web.Response:
+        """By the traffic it leads to a challenger that is out of order; the deployment of the live record is well."""
+        if request.headers.get("azureml-model-deployment") == "r-0123456789ab":
+            message = {"role": "assistant", "content": "well"}
+            return web.json_response({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+        return web.json_response({"error": {"message": "starting"}}, status=status)
 
-
-async def test_a_challenger_that_fails_is_not_seen_by_those_who_chat(world: World) -> None:
     world.endpoint.handler = refused_by_traffic
     answer = await world.client().chat.completions.create(model="support", messages=HELLO)
     assert answer.choices[0].message.content == "well"

@@ -4,12 +4,14 @@ import asyncio
 import base64
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
 import pytest
+from chat_support import until
 from cryptography.hazmat.primitives import serialization
-from entra_support import CLIENT, KEYS, OTHER, PERSON, TENANT, StubEntra, published, sign
+from entra_support import CLIENT, KEYS, OTHER, PERSON, TENANT, StubEntra, published, serve, sign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,6 +183,34 @@ async def test_what_the_issuer_must_not_say_leaves_the_door_closed(
     assert (await tokens.check(entra.token()))[0] == CLIENT
 
 
+async def test_keys_are_not_read_where_anybody_on_the_way_could_exchange_them(entra: StubEntra) -> None:
+    async with serve(entra, None) as port:
+        entra.changed = {"jwks_uri": f"http://localhost:{port}/keys"}
+        with pytest.raises(IssuerUnavailable):
+            await entra.tokens().check(entra.token())
+
+
+async def test_old_keys_are_renewed_once_a_day_and_a_silent_issuer_is_asked_once_a_minute(
+    entra: StubEntra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, now = entra.tokens(), time.monotonic()
+    entra_time = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(entra_signing_keys, "time", entra_time)
+
+    async def asked_after(seconds: float) -> int:
+        entra_time.monotonic = lambda: now + seconds
+        await tokens.check(entra.token())
+        if reading := tokens._keys._reading:
+            await reading
+        return entra.asked
+
+    assert [await asked_after(seconds) for seconds in (0, 23 * 3600)] == [1, 1]
+    entra.status = 500
+    assert [await asked_after(25 * 3600 + seconds) for seconds in (0, 1, 59, 61)] == [2, 2, 2, 3]
+    entra.status = 200
+    assert [await asked_after(26 * 3600 + seconds) for seconds in (0, 100)] == [4, 4]
+
+
 async def test_keys_that_name_no_tenant_or_this_one_sign(entra: StubEntra) -> None:
     for named in (
         "https://login.microsoftonline.com/{tenantid}/v2.0",
@@ -233,11 +263,3 @@ def test_half_a_configuration_stops_the_start_with_one_sentence(setting: dict[st
     read_settings(needed | {"CHAT_ENTRA_AUDIENCE": "a", "CHAT_ENTRA_ISSUER": ADDRESS})
     with pytest.raises(SettingsError, match=said):
         read_settings(needed | {f"CHAT_ENTRA_{name}": value for name, value in setting.items()})
-
-
-async def until(check: Any) -> None:
-    for _ in range(500):
-        if check():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it never happened")

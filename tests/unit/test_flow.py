@@ -125,17 +125,20 @@ async def test_runs_that_overlap_leave_the_standard_streams_as_they_were(endpoin
 def test_one_runner_serves_several_event_loops(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     monkeypatch.setenv("IDENTITY_HEADER", "header")
-    runner = FlowRunner()
+    runner, clients = FlowRunner(), list[Any]()
 
     async def ask() -> str:
         async with serve_endpoint(*certificate) as endpoint, serve_identity() as identity:
             monkeypatch.setenv("IDENTITY_ENDPOINT", identity.url)
             answer = await runner.run(inputs(endpoint))
             assert isinstance(answer, dict)
+            clients.append(await sys.modules["endpoint"].endpoint_client())
             return str(answer["choices"][0]["message"]["content"])
 
     assert [asyncio.run(ask()) for _ in range(3)] == ["Hello there!"] * 3
-    assert sys.modules["endpoint"]._clients == {}, "a client outlived its loop"
+    assert sys.modules["endpoint"]._clients._clients == {}, "a client outlived its loop"
+    assert len(set(clients)) == 3
+    assert all(client._session.closed for client in clients)
 
 
 def test_the_flow_needs_no_more_than_it_says() -> None:

@@ -170,6 +170,17 @@ async def test_without_trimming_the_refusal_goes_to_the_caller(endpoint: StubEnd
     assert len(server.seen) == 1
 
 
+async def test_a_server_that_refuses_whatever_it_gets_is_asked_four_times(endpoint: StubEndpoint) -> None:
+    server = Server(0)
+    endpoint.handler = server.answer
+    with pytest.raises(FlowError, match="messages of the history were left out already"):
+        await flow_runner().run(inputs(endpoint, chat(60, size=10)))
+    lengths = list(map(len, server.seen))
+    assert len(lengths) == 4
+    assert lengths == sorted(set(lengths), reverse=True), "the same was sent again"
+    assert lengths[-1] > 2, "nothing was left to leave out, so the limit was not reached"
+
+
 async def test_the_callers_own_limit_is_the_room_for_the_answer(endpoint: StubEndpoint) -> None:
     server = Server(1000)
     server.clips = False
@@ -223,6 +234,8 @@ async def test_the_scoring_payload_is_trimmed_too(endpoint: StubEndpoint) -> Non
     assert sent[0] == {"role": "system", "content": "Be brief."}
     assert sent[1]["role"] == "user"
     assert answer["dropped_messages"] == 40 - len(sent) > 0
+    # Nothing is learned from these deployments, so two bytes count as a token: 750 beside the room for the answer.
+    assert 1250 < sum(len(message["content"]) + context_window.MESSAGE_BYTES for message in sent) <= 1500
 
 
 @pytest.mark.parametrize(

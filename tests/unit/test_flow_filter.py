@@ -127,6 +127,9 @@ async def test_all_that_the_user_said_since_the_last_answer_is_looked_at(world: 
     assert service.texts[1:] == ["what is it?"]
     await ask(world, [{"role": "system", "content": "hate6"}])  # nobody has said anything yet
     assert len(service.texts) == 2
+    between = {"role": "system", "content": "The user sighs."}  # is no answer, behind which something could be hidden
+    with pytest.raises(openai.BadRequestError, match="Hate 6"):
+        await ask(world, [{"role": "user", "content": "hate6"}, between, {"role": "user", "content": "well?"}])
 
 
 async def test_a_long_message_is_looked_at_to_its_end(world: World, service: Service) -> None:

@@ -13,6 +13,7 @@ from function_app.openai_api import (
     ChatRequest,
     ChunkWriter,
     flow_failed,
+    model_not_found,
     read_chat_request,
     to_json,
 )
@@ -29,14 +30,20 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(json_keys, inner, max_size=4),
     max_leaves=12,
 )
-near_misses = st.fixed_dictionaries(
-    {"model": st.just("m") | json_values, "messages": st.lists(
-        st.fixed_dictionaries(
-            {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | json_values},
-            optional={"content": json_values, "name": json_values, "tool_calls": json_values, "refusal": st.none()},
-        ), max_size=3) | json_values},
-    optional=dict.fromkeys(sorted({*KNOWN, *REFUSED} - {"model", "messages"}), json_values),
-)  # fmt: skip
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "system", "tool"]) | json_values},
+        optional={"content": json_values, "name": json_values, "tool_calls": json_values, "refusal": st.none()},
+    ),
+    max_size=3,
+)
+# Few fields at a time: the first that is wrong is all that is looked at.
+near_misses = st.builds(
+    dict,
+    st.dictionaries(st.sampled_from(sorted({*KNOWN, *REFUSED})), json_values, max_size=3),
+    model=st.just("m") | json_values,
+    messages=st.just([MESSAGE]) | messages | json_values,
+)
 
 
 def read(**fields: Any) -> ChatRequest:
@@ -160,6 +167,7 @@ def test_a_body_over_the_limit_is_refused() -> None:
         ({"logprobs": False, "top_logprobs": 2}, "top_logprobs"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"logit_bias": {"word": 1}}, "logit_bias.word"),
+        ({"logit_bias": {"5": True}}, "logit_bias.5"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"metadata": {str(number): "x" for number in range(17)}}, "metadata"),
         ({"user": "x" * 129}, "user"),
@@ -336,9 +344,13 @@ def test_only_what_the_caller_can_wait_out_has_a_retry_after() -> None:
     assert flow_failed("refused", "no", 400, "9").headers == {}
 
 
+def test_an_error_repeats_no_more_of_a_name_than_a_line() -> None:
+    assert len(str(model_not_found("x" * 5000, ["support"]))) < 200
+
+
 def test_a_role_comes_first_and_usage_only_if_asked_for() -> None:
     chunks: list[dict[str, Any]] = [
-        {"choices": [{"index": 0, "delta": {"content": "é\ud800"}}], "usage": None},
+        {"choices": [{"index": 0, "delta": {"content": "é\ud800"}}], "usage": {"completion_tokens": 0}},
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
         {"choices": [], "usage": {"completion_tokens": 1}},
     ]
@@ -346,6 +358,8 @@ def test_a_role_comes_first_and_usage_only_if_asked_for() -> None:
     quiet_events = [quiet.chunk(json.loads(json.dumps(chunk))) for chunk in chunks]
     asked_events = [asked.chunk(chunk) for chunk in chunks]
     assert json.loads(quiet_events[0][6:])["choices"][0]["delta"] == {"content": "é\ud800", "role": "assistant"}
+    assert "usage" not in json.loads(quiet_events[0][6:])
+    assert json.loads(asked_events[0][6:])["usage"] == {"completion_tokens": 0}
     assert quiet_events[2] == b""
     assert json.loads(asked_events[2][6:])["usage"] == {"completion_tokens": 1}
     assert quiet.usage == asked.usage == {"completion_tokens": 1}
