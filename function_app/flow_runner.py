@@ -50,6 +50,8 @@ class FlowStream:
             return first
         try:
             return await anext(self._chunks)
+        except StopAsyncIteration:
+            raise  # as it is: with itself as its cause it would keep all its frames until the next collection
         except Exception as error:
             raise _translated(error) from error
 

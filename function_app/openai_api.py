@@ -32,7 +32,9 @@ class ApiError(Exception):
         self.status = status
         self.code = code or ""
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
-        self.headers = {"Retry-After": retry_after} if retry_after else {}
+        # It may be another server's: nothing that would end the header, or that no header can hold.
+        usable = retry_after and retry_after.isascii() and retry_after.isprintable()
+        self.headers = {"Retry-After": retry_after} if retry_after and usable else {}
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,9 @@ class ChunkWriter:
             chunk.pop("usage", None)
         if not self._begun:
             self._begun = True
-            delta = chunk["choices"][0].setdefault("delta", {})
-            delta.setdefault("role", "assistant")
+            choice = chunk["choices"][0]
+            delta = choice.get("delta")
+            choice["delta"] = {"role": "assistant", **(delta if isinstance(delta, dict) else {})}
         return _event(chunk)
 
     @staticmethod
