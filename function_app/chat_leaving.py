@@ -26,8 +26,9 @@ async def unless_caller_leaves(
         async with asyncio.timeout(None) as limit:
 
             async def watch() -> None:
-                if (await receive())["type"] == "http.disconnect":
-                    limit.reschedule(loop.time())
+                while (await receive())["type"] != "http.disconnect":
+                    pass  # a server may still have an empty end of the body to tell of
+                limit.reschedule(loop.time())
 
             timer = loop.call_later(WATCH_AFTER_SECONDS, lambda: watches.append(loop.create_task(watch())))
             try:
