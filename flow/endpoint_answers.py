@@ -20,7 +20,7 @@ _decode = json.JSONDecoder(parse_constant={"-Infinity": -9999.0}.get).decode
 async def read_json(response: aiohttp.ClientResponse) -> Any:
     """Return the JSON value of a 200 answer. Raises EndpointAnswerInvalid when it is none."""
     try:
-        return _decode((await response.read()).decode())
+        return _decode((await response.read()).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise EndpointAnswerInvalid("The model's endpoint answered with something that is not JSON.") from error
 
@@ -58,7 +58,7 @@ async def _read_to_the_end(response: aiohttp.ClientResponse) -> None:
 
 def _parse_chunk(data: bytes) -> dict[str, Any]:
     try:
-        chunk = _decode(data.decode())
+        chunk = _decode(data.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise EndpointAnswerInvalid("The model's endpoint sent an event that is not JSON.") from error
     if not isinstance(chunk, dict):
