@@ -23,6 +23,7 @@ TOKEN_MARGIN_SECONDS = 300  # azure-identity gives the old token again until it 
 TOKEN_LAST_SECONDS = 10  # a request on its way must still arrive with a valid token
 TOKEN_AGAIN_SECONDS = 30  # after a refresh that failed, or brought nothing newer
 CONNECT_SECONDS = 5
+REPEAT_SECONDS = 5  # a connection that breaks later than this after a request was at work on it
 FIRST_TOKEN_SECONDS = 60  # and between any two tokens
 TOTAL_SECONDS = 220  # Azure's front end gives an HTTP function 230 seconds
 KEEP_ALIVE_SECONDS = 4  # below uvicorn's 5, so that no connection is reused just as the server closes it
@@ -107,7 +108,7 @@ class EndpointClient:
         if response.status != 200:
             async with response:
                 error = await read_error(response)
-            error.sent_twice = again
+            error.final = again
             raise error
         return response
 
@@ -119,21 +120,28 @@ class EndpointClient:
         if call.place.deployment:
             headers["azureml-model-deployment"] = call.place.deployment
         body = json.dumps(call.body).encode()
+        started = time.monotonic()
         try:
             return await self._send(call.place.scoring_uri, body, headers, timeout), False
-        except aiohttp.ServerDisconnectedError:
+        except aiohttp.ClientConnectorError:
+            raise  # nobody is there, and nothing was sent
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe; but
+            # not what the server was at work on: it may be this very request that it dies of.
+            if time.monotonic() - started > REPEAT_SECONDS:
+                raise EndpointUnreachable(
+                    "The model's endpoint closed the connection without an answer.", final=True
+                ) from error
             if not call.place.repeat:
                 raise
-            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe;
-            # but not a third time, there or elsewhere: it may be this very request that the server dies of.
-            try:
-                return await self._send(call.place.scoring_uri, body, headers, timeout), True
-            except aiohttp.ClientConnectorError:
-                raise  # nobody is there any more, and nothing was sent
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                raise EndpointUnreachable(
-                    "The model's endpoint closed the connection twice without an answer.", sent_twice=True
-                ) from error
+        try:
+            return await self._send(call.place.scoring_uri, body, headers, timeout), True
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            raise EndpointUnreachable(
+                "The model's endpoint closed the connection twice without an answer.", final=True
+            ) from error
 
     async def _send(
         self, uri: str, body: bytes, headers: dict[str, str], timeout: aiohttp.ClientTimeout

@@ -111,7 +111,7 @@ async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error
     challenger that is out of order: the deployment that the live record names still serves. What is pinned has no
     elsewhere.
     """
-    if choice.pinned or error.sent_twice or not _may_be_well_elsewhere(error):
+    if choice.pinned or error.final or not _may_be_well_elsewhere(error):
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:

@@ -25,7 +25,7 @@ class FlowError(Exception):
         self.retry_after: str | None = getattr(error, "retry_after", None)
         self.param: str | None = getattr(error, "param", None)
         self.code: str | None = getattr(error, "code", None)
-        self.sent_twice: bool = getattr(error, "sent_twice", False)
+        self.final: bool = getattr(error, "final", False)
         self.cause: str = type(error.__cause__ or error).__name__
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import httpx
@@ -134,6 +135,25 @@ async def test_whatever_goes_wrong_a_request_is_sent_twice_at_most(world: World,
     world.endpoint.handler = fail
     assert (await post(world)).status_code == 503
     assert len(world.endpoint.bodies) == before + 2
+
+
+async def test_a_request_that_was_being_worked_on_is_not_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.client().chat.completions.create(model="support", messages=HELLO)
+    before = len(world.endpoint.bodies)
+    monkeypatch.setattr(sys.modules["endpoint"], "REPEAT_SECONDS", 0.05)
+
+    async def die(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.1)
+        assert request.transport
+        request.transport.abort()
+        return web.Response()
+
+    world.endpoint.handler = die
+    answer = await post(world)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "endpoint_unavailable")
+    assert len(world.endpoint.bodies) == before + 1
 
 
 def _linger_not(transport: Any) -> None:
