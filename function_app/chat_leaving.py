@@ -26,9 +26,8 @@ async def unless_caller_leaves(
         async with asyncio.timeout(None) as limit:
 
             async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass  # a server may still have an empty end of the body to tell of
-                limit.reschedule(loop.time())
+                if (await receive())["type"] == "http.disconnect":
+                    limit.reschedule(loop.time())
 
             timer = loop.call_later(WATCH_AFTER_SECONDS, lambda: watches.append(loop.create_task(watch())))
             try:
