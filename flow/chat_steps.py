@@ -153,8 +153,11 @@ async def finish(
     """
     if not isinstance(answer, dict):
         return _finish_chunks(answer, call)
-    if not isinstance(answer.get("choices"), list) or not answer["choices"]:
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices:
         raise EndpointAnswerInvalid("The model's endpoint answered without any choices.")
+    if not isinstance(choices[0], dict) or not isinstance(choices[0].get("message"), dict):
+        raise EndpointAnswerInvalid("The model's endpoint answered without a message.")
     if call.model:
         answer["model"] = call.model
     if call.window:

@@ -127,7 +127,16 @@ class _Filter:
             found = await self._client.analyze_text(
                 {"text": text}, connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retry_total=1
             )
-        return {str(each["category"]): int(each["severity"] or 0) for each in found["categoriesAnalysis"]}
+        try:
+            severities = {str(each["category"]): int(each["severity"]) for each in found["categoriesAnalysis"]}
+        except (LookupError, TypeError, ValueError):
+            severities = {}
+        if not severities:
+            raise ContentFilterUnavailable(
+                "The message could not be checked, so it was not sent to the model: Azure AI Content Safety answered "
+                "without any severity."
+            )
+        return severities
 
     async def close(self) -> None:
         """Close the connections."""

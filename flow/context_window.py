@@ -14,6 +14,8 @@ FIRST_RATIO = 0.25
 # The same where no tokens are counted and nothing is refused in words, so that nothing can be learned.
 BLIND_RATIO = 0.5
 GROWTH = 1.6  # of the ratio after a refusal. Three of them are a factor of 4, from FIRST_RATIO to a token for each byte
+# No tokenizer makes more than a token of each byte, and no chat has ten bytes to a token: such a count is wrong.
+LEAST_RATIO, MOST_RATIO = 0.1, 1.0
 FADING = 0.9  # of a ratio that was higher than the latest: it rises at once and falls slowly
 MESSAGE_BYTES = 16  # what a chat template writes around a message, about four tokens
 ROOM_SHARE, MOST_ROOM = 4, 4096  # kept for the answer when the caller sets no limit: a quarter, at most so many tokens
@@ -64,10 +66,14 @@ class Window:
 
     def learn(self, prompt_tokens: Any) -> None:
         """Take note of how many tokens the endpoint has counted in these messages."""
-        # A short prompt is mostly template, and says nothing of a long one.
-        if not isinstance(prompt_tokens, int) or prompt_tokens * 4 < self.context_length:
+        if not isinstance(prompt_tokens, int) or prompt_tokens < 1:
             return
-        self._remember(max(prompt_tokens / self.size, self._ratio() * FADING))
+        found, known = prompt_tokens / self.size, self._ratio()
+        # A short prompt is mostly template, which makes its ratio too high for a long one. But it may lower what is
+        # known: after one chat in another script all that follow are cut so short that no long one would ever come.
+        if found > known and prompt_tokens * 4 < self.context_length:
+            return
+        self._remember(max(found, known * FADING))
 
     def _ratio(self) -> float:
         return _ratios.get(self.model, self.first_ratio)
@@ -75,7 +81,7 @@ class Window:
     def _remember(self, ratio: float) -> None:
         if self.model not in _ratios and len(_ratios) >= MOST_MODELS:
             del _ratios[next(iter(_ratios))]
-        _ratios[self.model] = ratio
+        _ratios[self.model] = min(max(ratio, LEAST_RATIO), MOST_RATIO)
 
     def _drop_to(self, limit: float) -> bool:
         if self.size <= limit:

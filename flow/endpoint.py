@@ -5,7 +5,7 @@ import json
 import ssl
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ TOKEN_MARGIN_SECONDS = 300  # azure-identity gives the old token again until it 
 TOKEN_LAST_SECONDS = 10  # a request on its way must still arrive with a valid token
 TOKEN_AGAIN_SECONDS = 30  # after a refresh that failed, or brought nothing newer
 CONNECT_SECONDS = 5
+REPEAT_SECONDS = 5  # a connection that breaks later than this after a request was at work on it
 FIRST_TOKEN_SECONDS = 60  # and between any two tokens
 TOTAL_SECONDS = 220  # Azure's front end gives an HTTP function 230 seconds
 KEEP_ALIVE_SECONDS = 4  # below uvicorn's 5, so that no connection is reused just as the server closes it
@@ -99,35 +100,49 @@ class EndpointClient:
 
     async def _post(self, call: EndpointCall, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         secret = await (self._keys.get(call.place.key_of) if call.place.key_of else self._entra_token())
-        response = await self._send_or_again(call, secret, timeout)
+        response, again = await self._send_or_again(call, secret, timeout)
         if response.status == 401 and call.place.key_of:
             response.close()
             # The key has been replaced since it was asked for.
             self._keys.forget(call.place.key_of, secret)
-            response = await self._send_or_again(call, await self._keys.get(call.place.key_of), timeout)
+            response, again = await self._send_or_again(call, await self._keys.get(call.place.key_of), timeout)
         if response.status != 200:
             async with response:
-                raise await read_error(response)
+                error = await read_error(response)
+            error.final = again
+            raise error
         return response
 
     async def _send_or_again(
         self, call: EndpointCall, secret: str, timeout: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
+    ) -> tuple[aiohttp.ClientResponse, bool]:
+        """Return the response, and whether it took a second request to get it."""
         headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         if call.place.deployment:
             headers["azureml-model-deployment"] = call.place.deployment
         body = json.dumps(call.body).encode()
+        started = time.monotonic()
         try:
-            return await self._send(call.place.scoring_uri, body, headers, timeout)
-        except aiohttp.ServerDisconnectedError:
-            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe;
-            # but not a third time, there or elsewhere: it may be this very request that the server dies of.
-            try:
-                return await self._send(call.place.scoring_uri, body, headers, timeout)
-            except aiohttp.ServerDisconnectedError as error:
+            return await self._send(call.place.scoring_uri, body, headers, timeout), False
+        except aiohttp.ClientConnectorError:
+            raise  # nobody is there, and nothing was sent
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            # A kept connection may be closed as it is reused. Nothing was answered, so asking once more is safe; but
+            # not what the server was at work on: it may be this very request that it dies of.
+            if time.monotonic() - started > REPEAT_SECONDS:
                 raise EndpointUnreachable(
-                    "The model's endpoint closed the connection twice without an answer.", sent_twice=True
+                    "The model's endpoint closed the connection without an answer.", final=True
                 ) from error
+            if not call.place.repeat:
+                raise
+        try:
+            return await self._send(call.place.scoring_uri, body, headers, timeout), True
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            raise EndpointUnreachable(
+                "The model's endpoint closed the connection twice without an answer.", final=True
+            ) from error
 
     async def _send(
         self, uri: str, body: bytes, headers: dict[str, str], timeout: aiohttp.ClientTimeout
@@ -177,9 +192,10 @@ async def _chunks(
 ) -> AsyncGenerator[dict[str, Any], None]:
     try:
         with _connection_errors():
-            yield first
-            async for event in events:
-                yield event
+            async with aclosing(events):
+                yield first
+                async for event in events:
+                    yield event
     finally:
         response.release()  # back to the pool if the stream was read to its end, else closed
 

@@ -7,17 +7,21 @@ from contextlib import suppress
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 from endpoint_errors import EndpointAnswerInvalid, EndpointRefused
 
 LONGEST_ERROR_BYTES = 64 * 1024
 LAST_BYTES_SECONDS = 0.1
+# What Python's servers write for the logarithm of nothing is no JSON, and other clients' parsers stop at it. OpenAI has
+# -9999 there.
+_decode = json.JSONDecoder(parse_constant={"-Infinity": -9999.0}.get).decode
 
 
 async def read_json(response: aiohttp.ClientResponse) -> Any:
     """Return the JSON value of a 200 answer. Raises EndpointAnswerInvalid when it is none."""
     try:
-        return json.loads(await response.read())
-    except ValueError as error:
+        return _decode((await response.read()).decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
         raise EndpointAnswerInvalid("The model's endpoint answered with something that is not JSON.") from error
 
 
@@ -37,11 +41,9 @@ async def read_events(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[s
                 await _read_to_the_end(response)
                 return
             chunk = _parse_chunk(data)
-            finished = finished or any(
-                isinstance(choice, dict) and choice.get("finish_reason") for choice in chunk.get("choices") or ()
-            )
+            finished = finished or any(choice.get("finish_reason") for choice in chunk.get("choices") or ())
             yield chunk
-    except ValueError as error:  # aiohttp's word for a line longer than its buffer
+    except LineTooLong as error:
         raise EndpointAnswerInvalid("The model's endpoint sent an event that is too long to read.") from error
     if not finished:
         raise EndpointAnswerInvalid("The model's endpoint ended its stream in the middle of an answer.")
@@ -56,16 +58,19 @@ async def _read_to_the_end(response: aiohttp.ClientResponse) -> None:
 
 def _parse_chunk(data: bytes) -> dict[str, Any]:
     try:
-        chunk = json.loads(data)
-    except ValueError as error:
+        chunk = _decode(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
         raise EndpointAnswerInvalid("The model's endpoint sent an event that is not JSON.") from error
     if not isinstance(chunk, dict):
         raise EndpointAnswerInvalid("The model's endpoint sent an event that is not an object.")
-    if "error" in chunk:
+    if chunk.get("error") is not None:
         message, param, code = _error_fields(chunk)
         raise EndpointRefused(
             message or "The model's endpoint failed in the middle of its answer.", param=param, code=code
         )
+    choices = chunk.get("choices")
+    if choices and not (isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices)):
+        raise EndpointAnswerInvalid("The model's endpoint sent an event whose choices are not a list of objects.")
     return chunk
 
 
@@ -79,10 +84,10 @@ async def read_error(response: aiohttp.ClientResponse) -> EndpointRefused:
     model_status = response.headers.get("ms-azureml-model-error-statuscode", "")
     if status == 424 and model_status.isdecimal():
         status = int(model_status)
-    text = (await response.content.read(LONGEST_ERROR_BYTES)).decode("utf-8", "replace")
+    text = (await _read_at_most(response.content, LONGEST_ERROR_BYTES)).decode("utf-8", "replace")
     try:
         message, param, code = _error_fields(json.loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         message, param, code = text.strip()[:500], None, None
     return EndpointRefused(
         message or f"The model's endpoint answered {status}.",
@@ -91,6 +96,14 @@ async def read_error(response: aiohttp.ClientResponse) -> EndpointRefused:
         param=param,
         code=code,
     )
+
+
+async def _read_at_most(content: aiohttp.StreamReader, most: int) -> bytes:
+    """The first ``most`` bytes. One ``read`` gives only what has arrived by then."""
+    read = bytearray()
+    while len(read) < most and (part := await content.read(most - len(read))):
+        read += part
+    return bytes(read)
 
 
 def _error_fields(answer: Any) -> tuple[str, str | None, str | None]:

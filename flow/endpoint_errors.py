@@ -6,7 +6,10 @@ that another file catches.
 
 
 class EndpointError(Exception):
-    """The endpoint gave no usable answer. ``kind`` is what callers branch on; the text is fit to be shown."""
+    """The endpoint gave no usable answer. ``kind`` is what callers branch on; the text is fit to be shown.
+
+    ``final``: the request has been sent often enough, and must not be sent elsewhere either.
+    """
 
     kind = "invalid_answer"
 
@@ -18,7 +21,7 @@ class EndpointError(Exception):
         retry_after: str | None = None,
         param: str | None = None,
         code: str | None = None,
-        sent_twice: bool = False,
+        final: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -26,7 +29,7 @@ class EndpointError(Exception):
         self.retry_after = retry_after
         self.param = param
         self.code = code
-        self.sent_twice = sent_twice
+        self.final = final
 
 
 class EndpointNotConfigured(EndpointError):

@@ -23,15 +23,22 @@ class EndpointKeys:
         self._session = session
         self._credential = credential
         self._keys: dict[str, str] = {}
-        self._lock = asyncio.Lock()
+        self._asking: dict[str, asyncio.Task[str]] = {}
 
     async def get(self, endpoint: str) -> str:
-        """Return the key of the endpoint with that id, which is asked for once. Raises EndpointError."""
-        if endpoint not in self._keys:
-            async with self._lock:
-                if endpoint not in self._keys:
-                    self._keys[endpoint] = await self._list_keys(endpoint)
-        return self._keys[endpoint]
+        """Return the key of the endpoint with that id, which is asked for once. Raises EndpointError.
+
+        Who comes while it is being asked for waits for that answer, a failure too: one after the other they would wait
+        for as many time limits as there are callers.
+        """
+        key = self._keys.get(endpoint)
+        if key is None:
+            asking = self._asking.get(endpoint)
+            if asking is None or asking.done():
+                asking = self._asking[endpoint] = asyncio.create_task(self._list_keys(endpoint))
+                asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
+            key = self._keys[endpoint] = await asyncio.shield(asking)  # the others are not cancelled with this one
+        return key
 
     def forget(self, endpoint: str, key: str) -> None:
         """The endpoint has refused ``key``; unless another call has replaced it already, ask again."""

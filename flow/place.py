@@ -13,13 +13,15 @@ class Place:
 
     ``deployment``: empty means by the endpoint's traffic. ``key_of``: the id in Resource Manager of an endpoint that is
     opened with its key; empty: with an Entra token. ``wire``: ``mlflow`` for a deployment that takes the scoring
-    payload; empty: OpenAI's wire format.
+    payload; empty: OpenAI's wire format. ``repeat``: whether a request is sent again when its connection breaks before
+    any answer; not when it is itself the second attempt.
     """
 
     scoring_uri: str
     deployment: str = ""
     key_of: str = ""
     wire: str = ""
+    repeat: bool = True
 
 
 def read_place(given: dict[str, Any]) -> Place:

@@ -37,6 +37,8 @@ def to_payload(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> di
     most = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or MAX_NEW_TOKENS
     settings: dict[str, Any] = {"max_new_tokens": most}
     given = {name: parameters[name] for name in SAME if name in parameters}
+    if given.get("top_k") == -1:
+        given["top_k"] = 0  # all of them, as transformers says it
     if given.get("temperature", 1) == 0:
         settings["do_sample"] = False
     elif given:

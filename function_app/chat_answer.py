@@ -46,7 +46,8 @@ async def answer_chat(req: Request, log: ChatLog, caller: Caller) -> Response:
         raise
     place.leave()
     answer["model"] = request.model
-    log.usage = answer.get("usage") or {}
+    if isinstance(counted := answer.get("usage"), dict):
+        log.usage = counted
     log.write(200)
     return Response(to_json(answer), headers=_headers(answer), media_type="application/json")
 
@@ -109,7 +110,7 @@ async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error
     challenger that is out of order: the deployment that the live record names still serves. What is pinned has no
     elsewhere.
     """
-    if choice.pinned or error.sent_twice or not _may_be_well_elsewhere(error):
+    if choice.pinned or error.final or not _may_be_well_elsewhere(error):
         return None
     now = await live_models().find_again(choice.live.model)
     if now is None:
@@ -117,7 +118,10 @@ async def _elsewhere(request: ChatRequest, choice: Choice, caller: Caller, error
     before, inputs = flow_inputs(request, choice), flow_inputs(request, Choice(now))
     if inputs == before:
         inputs = flow_inputs(request, Choice(now, now.deployment))
-    return inputs if inputs != before else None
+    if inputs == before:
+        return None
+    inputs["endpoint"]["repeat"] = False  # it is being repeated now
+    return inputs
 
 
 def _may_be_well_elsewhere(error: FlowError) -> bool:
@@ -126,7 +130,9 @@ def _may_be_well_elsewhere(error: FlowError) -> bool:
 
 
 def _headers(answer: Mapping[str, Any]) -> dict[str, str]:
-    return {"x-dropped-messages": str(answer[DROPPED])} if DROPPED in answer else {}
+    dropped = answer.get(DROPPED)
+    # A number: were it the endpoint's own field, it could hold whatever ends a header.
+    return {"x-dropped-messages": str(dropped)} if isinstance(dropped, int) else {}
 
 
 async def _stream(answer: FlowStream, request: ChatRequest, log: ChatLog, place: Place) -> Response:

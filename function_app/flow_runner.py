@@ -25,7 +25,7 @@ class FlowError(Exception):
         self.retry_after: str | None = getattr(error, "retry_after", None)
         self.param: str | None = getattr(error, "param", None)
         self.code: str | None = getattr(error, "code", None)
-        self.sent_twice: bool = getattr(error, "sent_twice", False)
+        self.final: bool = getattr(error, "final", False)
         self.cause: str = type(error.__cause__ or error).__name__
 
 
@@ -50,6 +50,8 @@ class FlowStream:
             return first
         try:
             return await anext(self._chunks)
+        except StopAsyncIteration:
+            raise  # as it is: with itself as its cause it would keep all its frames until the next collection
         except Exception as error:
             raise _translated(error) from error
 

@@ -1,8 +1,9 @@
 """OpenAI's wire format: what a chat request may hold, what answers, errors and streams look like. No I/O."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from .openai_parameters import READ_ELSEWHERE, check_names, check_parameters
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_NESTING = 32
+MAX_PARTS = 100_000  # objects and lists: a body full of {} would keep all other callers waiting for a second
 DONE = b"data: [DONE]\n\n"
 
 
@@ -32,7 +34,9 @@ class ApiError(Exception):
         self.status = status
         self.code = code or ""
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
-        self.headers = {"Retry-After": retry_after} if retry_after else {}
+        # It may be another server's: nothing that would end the header, or that no header can hold.
+        usable = retry_after and retry_after.isascii() and retry_after.isprintable()
+        self.headers = {"Retry-After": retry_after} if retry_after and usable else {}
 
 
 @dataclass(frozen=True)
@@ -90,29 +94,31 @@ def _read_object(body: bytes) -> dict[str, Any]:
         raise ApiError(
             400, 'The body must be a JSON object such as {"model": …, "messages": […]}.', code="invalid_json"
         )
-    _check_tree(value, "", MAX_NESTING)
+    _check_tree(value, "", MAX_NESTING, count())
     check_names(value)
     return {name: part for name, part in value.items() if part is not None}
 
 
-def _check_tree(value: Any, path: str, levels: int) -> None:
-    """Refuse JSON that is too deep, and keys that Prompt Flow would follow.
+def _check_tree(value: Any, path: str, levels: int, parts: Iterator[int]) -> None:
+    """Refuse JSON that is too deep or has too many ``parts``, and keys that Prompt Flow would follow.
 
     Prompt Flow replaces an object such as {"data:image/png;path": "…"}, wherever it is in a flow's input, by the file
     (or, with ;url, by the download) that it names: from a request that would be reading the server's own files.
     """
     if levels == 0:
         raise ApiError(400, f"The JSON is nested more than {MAX_NESTING} deep.", code="invalid_json")
+    if next(parts) > MAX_PARTS:
+        raise ApiError(400, f"The JSON has more than {MAX_PARTS} objects and lists.", code="invalid_json")
     if isinstance(value, dict):
         for key, part in value.items():
             if key.startswith("data:"):
                 raise FieldError(path or key[:100], 'must not hold keys that start with "data:"')
             if isinstance(part, dict | list):
-                _check_tree(part, f"{path}.{key}" if path else key, levels - 1)
+                _check_tree(part, f"{path}.{key}" if path else key, levels - 1, parts)
     else:
         for index, part in enumerate(value):
             if isinstance(part, dict | list):
-                _check_tree(part, f"{path}[{index}]", levels - 1)
+                _check_tree(part, f"{path}[{index}]", levels - 1, parts)
 
 
 def _read_stream_options(options: Any, stream: bool) -> bool:
@@ -207,8 +213,9 @@ class ChunkWriter:
             chunk.pop("usage", None)
         if not self._begun:
             self._begun = True
-            delta = chunk["choices"][0].setdefault("delta", {})
-            delta.setdefault("role", "assistant")
+            choice = chunk["choices"][0]
+            delta = choice.get("delta")
+            choice["delta"] = {"role": "assistant", **(delta if isinstance(delta, dict) else {})}
         return _event(chunk)
 
     @staticmethod

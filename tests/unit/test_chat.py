@@ -220,6 +220,16 @@ async def test_what_the_scoring_payload_cannot_say_is_refused_by_name(
     assert world.endpoint.bodies == []
 
 
+async def test_no_limit_on_top_k_is_told_as_transformers_says_it(world: World) -> None:
+    async def score(request: web.Request) -> web.Response:
+        return web.json_response({"output": "Hi"})
+
+    take_scoring_payload(world)
+    world.endpoint.handler = score
+    await world.client().chat.completions.create(model="support", messages=HELLO, extra_body={"top_k": -1})
+    assert world.endpoint.bodies[-1]["input_data"]["parameters"]["top_k"] == 0  # it refuses a negative one
+
+
 @pytest.mark.parametrize("answer", [["x"], {"output": 5}, {"output": ["a", "b"]}, {"result": "x"}, "text"])
 async def test_an_answer_that_is_no_scoring_payload_is_a_502(world: World, answer: object) -> None:
     async def score(request: web.Request) -> web.Response:

@@ -121,3 +121,11 @@ async def test_a_model_that_was_retired_a_moment_ago_is_not_found(world: World) 
     with pytest.raises(openai.NotFoundError, match="No model is live") as error:
         await ask(world)
     assert error.value.code == "model_not_found"
+
+
+async def test_who_waits_for_a_key_together_fails_together(world: World, manager: ResourceManager) -> None:
+    """One after the other they would wait for as many time limits as there are callers."""
+    manager.status = 500
+    answers = await asyncio.gather(*(ask(world) for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(answer, openai.InternalServerError) for answer in answers)
+    assert manager.asked <= 4  # one, and one more for each that asked again elsewhere by itself

@@ -315,3 +315,28 @@ def test_the_memory_of_models_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(10):
         Window([{"role": "user", "content": "x" * 100}], 100, f"m{number}").learn(90)
     assert list(context_window._ratios) == ["m7", "m8", "m9"]
+
+
+@pytest.mark.parametrize("strange", [10**9, 1000])
+def test_one_strange_count_does_not_shorten_the_chats_that_follow_for_good(strange: int) -> None:
+    """A wrong number, or a chat in a script of which each byte is a token, before chats in English."""
+
+    def ask() -> int:
+        window = Window(chat(40), 1000, "m")
+        window.fit()
+        window.learn(window.size // 4)
+        return len(window.messages)
+
+    first = ask()
+    Window([{"role": "user", "content": "x" * 1000}], 1000, "m").learn(strange)
+    assert ask() < first
+    assert [ask() for _ in range(20)][-1] == first
+
+
+@pytest.mark.parametrize("count", [0, -5, "7", None, True])
+def test_a_count_that_is_none_teaches_nothing(count: Any) -> None:
+    for _ in range(8000):  # each would lower what is known, down to nothing, by which sizes are divided
+        Window([{"role": "user", "content": "x"}], 100, "m").learn(count)
+    window = Window(chat(40), 1000, "m")
+    window.fit()
+    assert 10 < len(window.messages) < 79

@@ -28,6 +28,7 @@ class Service:
         self.texts: list[str] = []
         self.at_once = self.most_at_once = 0
         self.failures: list[tuple[int, str, dict[str, str]]] = []  # status, code and headers of the next answers
+        self.analysis: Any = None  # instead of what it would find
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -45,6 +46,8 @@ class Service:
             status, code, headers = self.failures.pop()
             error = {"error": {"code": code, "message": f"about {body['text'][:20]}"}}
             return web.json_response(error, status=status, headers=headers)
+        if self.analysis is not None:
+            return web.json_response({"blocklistsMatch": [], "categoriesAnalysis": self.analysis})
         assert 0 < len(body["text"]) <= content_filter.LONGEST_TEXT
         self.texts.append(body["text"])
         found = dict.fromkeys(CATEGORIES, 0)
@@ -212,3 +215,12 @@ async def test_without_the_rule_nobody_looks(world: World, service: Service) -> 
     del record["chat"]
     assert await ask(world, said("hate6"))
     assert service.texts == []
+
+
+@pytest.mark.parametrize("analysis", [[], "none", [{"category": "Hate"}], [{"category": "Hate", "severity": None}]])
+async def test_an_answer_without_severities_closes_the_way(world: World, service: Service, analysis: Any) -> None:
+    service.analysis = analysis
+    with pytest.raises(openai.InternalServerError, match="without any severity") as error:
+        await world.client().chat.completions.create(model="support", messages=[{"role": "user", "content": "Hello"}])
+    assert (error.value.status_code, error.value.code) == (503, "content_filter_unavailable")
+    assert not world.endpoint.bodies

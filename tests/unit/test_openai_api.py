@@ -122,12 +122,13 @@ def test_a_refusal_is_a_sentence_that_says_what_to_send(body: bytes, message: st
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b'{"model": ' + b"[" * 40 + b"]" * 40 + b"}",
+        b'{"model": [' + b"{}," * 200_000 + b"{}]}",
     ],
 )
 def test_broken_json_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError) as error:
         read_chat_request(body)
-    assert error.value.status == 400
+    assert (error.value.status, error.value.code) == (400, "invalid_json")
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
