@@ -7,8 +7,9 @@ import yaml
 from msgspec import inspect
 
 from .defaults import KINDS, effective, training_defaults
-from .fields import Option, Recipe, Section, leaves, options
+from .fields import Recipe, Section
 from .layers import Resolved, preset_names
+from .options import Option, leaves, options
 from .reading import expected
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

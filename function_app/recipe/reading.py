@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from msgspec import inspect
 
-from .fields import Option, Recipe, Section, leaves, options
+from .fields import Recipe, Section
+from .options import Option, leaves, options
 from .parsing import RecipeError, parse
 
 PREFIX = "recipe_"  # of the blob metadata that is ours

@@ -18,7 +18,7 @@ from function_app.recipe import Recipe, RecipeError, Training, describe, layers,
 from function_app.recipe.__main__ import main
 from function_app.recipe.conflicts import conflicts
 from function_app.recipe.defaults import KINDS, effective, training_defaults
-from function_app.recipe.fields import leaves
+from function_app.recipe.options import leaves
 from function_app.recipe.parsing import MAX_BYTES
 from function_app.recipe.reading import NUMBER, TRUTH, metadata_name
 
