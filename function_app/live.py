@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -73,6 +73,7 @@ class LiveModels:
         self._records: dict[str, tuple[str, LiveModel | None]] = {}  # by blob name, with its ETag
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._closer: AsyncGenerator[None, None] | None = None
 
     async def all(self) -> Mapping[str, LiveModel]:
         """Return the live models by name, at most a few seconds old while the app is in use.
@@ -116,6 +117,10 @@ class LiveModels:
     async def _read(self) -> None:
         from azure.core.exceptions import AzureError, ResourceNotFoundError
 
+        if self._closer is None:
+            # asyncio.run closes the async generators that were started on its loop: the one hook that a loop offers.
+            self._closer = _close_with_loop(self._container)
+            await anext(self._closer)
         records: dict[str, tuple[str, LiveModel | None]] = {}
         try:
             async for blob in self._container.list_blobs(name_starts_with=PREFIX):
@@ -143,6 +148,14 @@ class LiveModels:
         except msgspec.MsgspecError as error:
             log.error("live_models blob=%s error=%r", name, str(error))
             return None
+
+
+async def _close_with_loop(container: "ContainerClient") -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await container.close()
+        await container.credential.close()
 
 
 _by_loop: dict[asyncio.AbstractEventLoop, LiveModels] = {}

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -179,6 +180,12 @@ class StubContainer:
         self.failure: Exception | None = None
         self.lists = 0
         self.downloads = 0
+        self.credential = SimpleNamespace(close=self.close)
+        self.closed = 0
+
+    async def close(self) -> None:
+        """As azure.storage.blob.aio, and its credential."""
+        self.closed += 1
 
     def put_live(self, model: str, scoring_uri: str) -> None:
         """Make ``model`` live."""

@@ -105,6 +105,15 @@ async def test_a_missing_container_means_no_live_models(models: LiveModels, cont
     assert await models.all() == {}
 
 
+def test_the_connections_are_closed_with_their_loop(models: LiveModels, container: StubContainer) -> None:
+    async def read() -> None:
+        await models.all()
+        assert not container.closed
+
+    asyncio.run(read())
+    assert container.closed == 2  # the container's, and the credential's
+
+
 async def test_a_broken_record_hides_only_itself(
     models: LiveModels, container: StubContainer, caplog: pytest.LogCaptureFixture
 ) -> None:
