@@ -1,10 +1,11 @@
 """Where a call goes: the flow's input ``endpoint``, checked."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from endpoint_errors import EndpointNotConfigured
+from object_inputs import read_object
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Place:
     any answer; not when it is itself the second attempt.
     """
 
-    scoring_uri: str
+    scoring_uri: str = ""
     deployment: str = ""
     key_of: str = ""
     wire: str = ""
@@ -26,19 +27,15 @@ class Place:
 
 def read_place(given: dict[str, Any]) -> Place:
     """Return the place. Raises EndpointNotConfigured when there is none, or none that tokens may be sent to."""
-    if unknown := given.keys() - Place.__dataclass_fields__.keys():
-        raise EndpointNotConfigured(
-            f"The flow's input endpoint has {', '.join(sorted(map(repr, unknown)))}; it may have "
-            f"{', '.join(Place.__dataclass_fields__)}."
-        )
-    uri = given.get("scoring_uri") or os.environ.get("CHAT_SCORING_URI", "")
+    place = read_object(Place, "endpoint", given)
+    uri = place.scoring_uri or os.environ.get("CHAT_SCORING_URI", "")
     if not uri:
         raise EndpointNotConfigured(
             "The flow has no endpoint to call: give scoring_uri in the input endpoint, or set CHAT_SCORING_URI. With "
             'the local emulator, run eval "$(python -m emulator env)" again once a model is live.'
         )
-    if not isinstance(uri, str) or not uri.startswith("https://"):
+    if not uri.startswith("https://"):
         raise EndpointNotConfigured(
             f"The scoring URI must start with https://, since a token goes with it; it is {uri!r}."
         )
-    return Place(**{**given, "scoring_uri": uri})
+    return place if uri == place.scoring_uri else replace(place, scoring_uri=uri)

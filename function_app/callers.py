@@ -11,9 +11,8 @@ from .openai_api import ApiError
 from .settings import settings
 
 REMEMBERED = 1_000  # keys and tokens that were accepted a while ago; one more and the oldest is checked again
-REMEMBER_SECONDS = (
-    3600.0  # at most: a token may be valid for a day, and its issuer may withdraw the key it is signed with
-)
+# At most: a token may be valid for a day, and its issuer may withdraw the key it is signed with.
+REMEMBER_SECONDS = 3600.0
 
 
 class Place:

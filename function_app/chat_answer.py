@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
+import msgspec
 from azurefunctions.extensions.http.fastapi import Request, Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
@@ -93,12 +94,7 @@ def flow_inputs(request: ChatRequest, choice: Choice) -> dict[str, Any]:
             "key_of": f"{settings().workspace_id}/serverlessEndpoints/{live.endpoint}" if live.auth == "key" else "",
             "wire": live.wire,
         },
-        "rules": {
-            "context_length": live.context_length or 0,
-            "system_prompt": live.chat.system_prompt,
-            "trim_history": live.chat.trim_history,
-            "max_severity": live.chat.max_severity,
-        },
+        "rules": {"context_length": live.context_length or 0, **msgspec.structs.asdict(live.chat)},
     }
 
 

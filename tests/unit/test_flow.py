@@ -51,6 +51,26 @@ async def test_without_a_scoring_uri_the_error_says_what_to_do(monkeypatch: pyte
     assert error.value.kind == "not_configured"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"endpoint": {"uri": "https://localhost:1/"}},
+            "input endpoint has 'uri'; it may have scoring_uri, deployment",
+        ),
+        ({"endpoint": {"deployment": 5}}, "endpoint.deployment must be str, and is 5"),
+        ({"rules": {"max_severity": "2"}}, "rules.max_severity must be int or null, and is '2'"),
+    ],
+)
+async def test_an_input_that_is_not_one_is_told_by_its_name(
+    endpoint: StubEndpoint, given: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(FlowError, match=told) as error:
+        await flow_runner().run(inputs(endpoint) | given)
+    assert error.value.kind == "not_configured"
+    assert endpoint.bodies == []
+
+
 async def test_a_token_never_goes_over_plain_http() -> None:
     with pytest.raises(FlowError, match="must start with https://"):
         await flow_runner().run({"messages": HELLO, "endpoint": {"scoring_uri": "http://localhost:1/"}})
