@@ -150,23 +150,31 @@ async def test_a_long_event_is_read_whole(world: World) -> None:
     assert len("".join([chunk.choices[0].delta.content or "" async for chunk in stream])) == 1_500_000
 
 
-async def test_a_caller_who_reads_slowly_makes_the_endpoint_wait(world: World) -> None:
-    """What is under way between them is bounded by buffers, not by how much the endpoint could send."""
-    sent = 0
-    chunk = event([{"index": 0, "delta": {"content": "x" * 65_000}, "finish_reason": None}])
+class Pour:
+    """An endpoint that sends without end, as fast as it can. ``sent``: how many bytes so far."""
 
-    async def pour(request: web.Request) -> web.StreamResponse:
-        nonlocal sent
+    def __init__(self, world: World) -> None:
+        self.sent = 0
+        self._broken_off = world.endpoint.broken_off
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        chunk = event([{"index": 0, "delta": {"content": "x" * 65_000}, "finish_reason": None}])
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         try:
             while True:
                 await response.write(chunk)
-                sent += len(chunk)
+                self.sent += len(chunk)
+                # A write to a socket that has just failed neither raises nor waits, until the loop has had a turn to
+                # say that the connection is lost.
+                await asyncio.sleep(0)
         finally:
-            world.endpoint.broken_off.set()
+            self._broken_off.set()
 
-    world.endpoint.handler = pour
+
+async def test_a_caller_who_reads_slowly_makes_the_endpoint_wait(world: World) -> None:
+    """What is under way between them is bounded by buffers, not by how much the endpoint could send."""
+    pour = world.endpoint.handler = Pour(world)
     body = {"model": "support", "messages": HELLO, "stream": True}
     headers = {"Authorization": f"Bearer {world.key}"}
     async with (
@@ -176,29 +184,18 @@ async def test_a_caller_who_reads_slowly_makes_the_endpoint_wait(world: World) -
         read = response.aiter_raw()
         await anext(read)
         deadline, before = time.monotonic() + 10, -1
-        while sent != before and time.monotonic() < deadline:  # until it stands still
-            before = sent
+        while pour.sent != before and time.monotonic() < deadline:  # until it stands still
+            before = pour.sent
             await asyncio.sleep(0.3)
-        assert sent == before
-        assert 0 < sent < 32 * MEGABYTE
+        assert pour.sent == before
+        assert 0 < pour.sent < 32 * MEGABYTE
     await asyncio.wait_for(world.endpoint.broken_off.wait(), 10)
 
 
 async def test_a_caller_who_leaves_in_the_middle_closes_the_connection_however_fast_the_endpoint_sends(
     world: World,
 ) -> None:
-    chunk = event([{"index": 0, "delta": {"content": "x" * 65_000}, "finish_reason": None}])
-
-    async def pour(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        try:
-            while True:
-                await response.write(chunk)
-        finally:
-            world.endpoint.broken_off.set()
-
-    world.endpoint.handler = pour
+    world.endpoint.handler = Pour(world)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(world.url.split(":")[2].split("/")[0]))
     body = json.dumps({"model": "support", "messages": HELLO, "stream": True})
     writer.write(
